@@ -1,0 +1,63 @@
+"""Genomes read back: a particle, or its initial noise alone, made again from its list of genes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from evosearch.mutation import OPERATORS
+from evosearch.noise import normal
+from evosearch.types import Gene, Genome, Population, Sampler
+
+
+def to_json(genome: Genome) -> list[dict[str, Any]]:
+    """Genes as plain dictionaries, without what is not set."""
+    return [{name: v for name, v in gene._asdict().items() if v is not None} for gene in genome]
+
+
+def from_json(genes: list[dict[str, Any]]) -> Genome:
+    """The inverse of `to_json`."""
+    return tuple(Gene(**gene) for gene in genes)
+
+
+def replay(genome: Genome, sampler: Sampler, until: int | None = None, eta: float | None = None) -> Population:
+    """Make one particle again.
+
+    Args:
+        genome: Its genes, the first of them ``prior``.
+        sampler: A sampler of the same model, prompt and steps; its seed plays no part, the genome has its own.
+        until: Level to stop at; the end by default. At 0: the initial noise, mutations of it included.
+        eta: As in the run that made the particle.
+
+    Returns:
+        A population of one.
+    """
+    until = sampler.steps if until is None else until
+    prior, *events = genome
+    keys = torch.tensor([prior.key])
+    shape = sampler.noise(keys, 0, "prior").shape[1:]
+    x = sampler.start(normal(prior.seed, keys, 0, "prior", shape))
+    p = Population(x, 0, keys, genomes=((prior,),))
+    for gene in events:
+        level = gene.level if gene.source is None else gene.source
+        if min(level, gene.level) > until:
+            break
+        if level > p.i:
+            p = sampler.run(p, level, eta=eta)[0]
+        p = _event(p, gene, sampler)
+    return sampler.run(p, until, eta=eta)[0] if until > p.i else p
+
+
+def _event(p: Population, gene: Gene, sampler: Sampler) -> Population:
+    born = replace(p, id=torch.tensor([gene.id]), key=torch.tensor([gene.key]), genomes=((*p.genomes[0], gene),))
+    if gene.op == "branch":
+        return born
+    shape = p.x.shape[1:]
+    if gene.op == "renoise":
+        z = normal(gene.seed, born.key, gene.level, "renoise", shape)
+        return born.moved(sampler.path.renoise(p.x, p.i, gene.level, z), gene.level)
+    z = normal(gene.seed, born.id, gene.level, "mutation", shape)
+    p = sampler.predict(p) if gene.level > 0 else p
+    return born.moved(OPERATORS[gene.op](p, z, sampler.path, gene.rate or 0.0))

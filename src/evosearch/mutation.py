@@ -1,0 +1,75 @@
+"""Mutation: new particles near old ones, at the same level.
+
+At pure noise every operator is one and the same: x' = sqrt(1 - rate²) x + rate z, which keeps the Gaussian. In
+between they differ in what they keep.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from evosearch.path import NoisePath
+from evosearch.types import Population, Sampler
+
+
+def level_preserving(p: Population, z: Tensor, path: NoisePath, rate: float) -> Tensor:
+    """Mix fresh noise into the noise alone: eps' = sqrt(1 - rate²) eps + rate z, at the same alpha and sigma.
+
+    With true (x0, eps) the marginal at the level is kept exactly. With predicted ones variance shrinks a little,
+    since a prediction is smoother than the data.
+
+    Args:
+        p: Parents, with x0 unless at level 0.
+        z: Unit Gaussian noise, (N, *D).
+        path: The noise path.
+        rate: Share of fresh noise, in [0, 1].
+
+    Returns:
+        The children's states, (N, *D), at the parents' level.
+    """
+    keep = math.sqrt(1 - rate * rate)
+    if p.i == 0:
+        return keep * p.x + rate * z
+    if p.x0 is None:
+        raise ValueError(f"p must have x0 to be mutated at level {p.i}; keep it by run(..., keep=({p.i},))")
+    eps = p.eps if p.eps is not None else path.eps(p.x, p.x0, p.i)
+    return float(path.alpha[p.i]) * p.x0 + float(path.sigma[p.i]) * (keep * eps + rate * z)
+
+
+def additive(p: Population, z: Tensor, path: NoisePath, rate: float) -> Tensor:
+    """The EvoSearch paper's: at noise as above (equation 7), in between x' = x + tau z (equation 8).
+
+    tau is the spread that ancestral sampling adds in its next step. A child then holds more noise than its level
+    says, and ``rate`` plays no part.
+    """
+    return level_preserving(p, z, path, rate) if p.i == 0 else p.x + path.tau(p.i, 1.0) * z
+
+
+OPERATORS = {"level_preserving": level_preserving, "additive": additive}
+
+
+def mutate(
+    p: Population,
+    sampler: Sampler,
+    rng: torch.Generator,
+    *,
+    rate: float,
+    operator: str = "level_preserving",
+    inherit_noise: bool = False,
+) -> Population:
+    """Make one child of each row.
+
+    Args:
+        p: Parents, (N, *D); with x0 where the operator needs it.
+        sampler: Gives the path and the keyed noise.
+        rng: Draws the children's ids.
+        rate: Share of fresh noise, in [0, 1].
+        operator: A name in `OPERATORS`.
+        inherit_noise: Let children meet their parents' later noise, so that they differ by the mutation alone.
+    """
+    child = p.born(operator, rng, inherit_noise=inherit_noise, rate=rate)
+    z = sampler.noise(child.id, p.i, "mutation")
+    return child.moved(OPERATORS[operator](p, z, sampler.path, rate))

@@ -1,0 +1,256 @@
+"""The sampler that every model shares, and its simplest form, over any callable denoiser."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evosearch.noise import normal, seed_of
+from evosearch.path import NoisePath
+from evosearch.types import Gene, Population, concat
+
+
+class Trajectory:
+    """One micro-batch on its way: takes predictions level by level, moves the state, keeps what was asked for."""
+
+    def __init__(
+        self, sampler: BaseSampler, p: Population, keep: Sequence[int], eta: float, rows: int | None = None
+    ) -> None:
+        self.sampler, self.particles, self.keep, self.eta = sampler, p, frozenset(keep), eta
+        self.rows = len(p) if rows is None else rows  # the others are padding
+        self.x, self.i = p.x.to(sampler.device), p.i
+        self.memory = None if p.memory is None else p.memory.to(sampler.device)
+        self.kept: dict[int, Population] = {}
+
+    def advance(self, x0: Tensor, eps: Tensor | None, noise: Tensor | None = None) -> Tensor:
+        """Step from the level at hand by the model's prediction there; returns the new states, (N, *D)."""
+        path = self.sampler.path
+        if self.i in self.keep:
+            self.kept[self.i] = self._population(x0=_cpu(x0), eps=_cpu(eps))
+        if noise is None and path.tau(self.i, self.eta) > 0:
+            noise = self.sampler.noise(self.particles.key, self.i, "step").to(self.x.device)
+        self.x = path.step(self.x, x0, self.i, eta=self.eta, noise=noise, eps=eps, memory=self.memory)
+        self.memory = x0 if path.order == 2 else None
+        self.i += 1
+        return self.x
+
+    def result(self) -> Population:
+        """The particles where they stand now."""
+        end = self.i == self.sampler.steps
+        return self._population(memory=None) if end else self._population()
+
+    def _population(self, **fields: Any) -> Population:
+        return self.particles.moved(self.x.cpu(), self.i, **{"memory": _cpu(self.memory), **fields})
+
+
+class BaseSampler(ABC):
+    """Everything about sampling but the model: noise, micro-batches, steps. Nothing here is to be overridden.
+
+    Micro-batches have one shape, the last padded, so that a particle's bits depend neither on its companions nor on
+    its place.
+
+    Args:
+        path: The noise path.
+        shape: Shape of one particle, D.
+        eta: Default of `step` and `run`; 0 = ODE, 1 = ancestral SDE.
+        seed: Run seed.
+        batch_size: Particles in one pass of the model.
+        device: Where the model computes. States between calls lie on the CPU.
+    """
+
+    # Set where the pipeline edits states between steps: then a step cannot be taken without the pipeline.
+    edits = False
+
+    def __init__(
+        self, path: NoisePath, shape: Sequence[int], *, eta: float, seed: int, batch_size: int, device: torch.device
+    ) -> None:
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be from 0 (ODE) to 1 (ancestral SDE), got {eta}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.path, self.shape, self.eta, self.seed = path, tuple(shape), eta, seed
+        self.batch_size, self.device = batch_size, device
+        self._born = 0
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of a whole trajectory."""
+        return self.path.steps
+
+    def prior(self, n: int) -> Population:
+        """Make n fresh particles at level 0: unit Gaussian x, (n, *D). Each call gives new ones.
+
+        Where a pipeline starts from an image, x is that image at the first noise level.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        keys = torch.tensor([seed_of(self.seed, "particle", self._born + k) for k in range(n)])
+        self._born += n
+        genomes = tuple((Gene("prior", 0, int(k), int(k), self.seed),) for k in keys)
+        return Population(self.start(self.noise(keys, 0, "prior")), 0, keys, genomes=genomes)
+
+    def predict(self, p: Population) -> Population:
+        """Fill x0, (N, *D). One NFE a particle; nothing where x0 is set. Finished particles have none."""
+        if p.x0 is not None:
+            return p
+        self._check_level(p, p.i + 1)
+        return self._run(p, p.i + 1, (p.i,), 0.0)[1][p.i]
+
+    def step(self, p: Population, eta: float | None = None, noise: Tensor | None = None) -> Population:
+        """Take predicted particles one level on, without the model.
+
+        Args:
+            p: Particles with x0.
+            eta: The sampler's own by default.
+            noise: The fresh noise to use instead of the particles' own, (N, *D).
+        """
+        if p.x0 is None:
+            raise ValueError(f"p must have x0 to be stepped from level {p.i}; call predict(p) first")
+        eta = self.eta if eta is None else eta
+        moved: list[Population] = []
+        for batch in p.split(self.batch_size):
+            trajectory = Trajectory(self, batch, (), eta)
+            eps = None if batch.eps is None else batch.eps.to(self.device)
+            z = None if noise is None else noise[len(moved) * self.batch_size :][: len(batch)].to(self.device)
+            assert batch.x0 is not None
+            trajectory.advance(batch.x0.to(self.device), eps, z)
+            moved.append(trajectory.result())
+        return concat(*moved)
+
+    def run(
+        self, p: Population, until: int, keep: Sequence[int] = (), eta: float | None = None
+    ) -> tuple[Population, dict[int, Population]]:
+        """Denoise up to a level.
+
+        Args:
+            p: Particles at a level below ``until``. Where x0 is set, its level is not paid for again.
+            until: Level to reach, at most ``steps``.
+            keep: Levels from ``p.i`` to ``until`` whose states to return, with x0 where the run goes beyond them.
+            eta: The sampler's own by default.
+
+        Returns:
+            The particles at ``until``, and a dictionary of those at the levels in ``keep``.
+        """
+        self._check_level(p, until)
+        eta = self.eta if eta is None else eta
+        wrong = [k for k in keep if not p.i <= k <= until]
+        if wrong:
+            raise ValueError(f"keep must name levels from {p.i} to {until}, where the run passes, got {wrong[0]}")
+        kept = {p.i: p} if p.i in keep and p.x0 is not None else {}
+        if p.x0 is not None and not self.edits:
+            p = self.step(p, eta)
+        if p.i < until:
+            p, passed = self._run(p, until, keep, eta)
+            kept = passed | kept
+        return p, kept | ({until: p} if until in keep else {})
+
+    def cost(self, p: Population, until: int) -> int:
+        """NFE that `run` to this level will take."""
+        return len(p) * (until - p.i - (p.x0 is not None and not self.edits))
+
+    def renoise(self, p: Population, level: int) -> Population:
+        """Take particles back to a noisier level by the forward process; they get new noise from there on.
+
+        Copies of one particle go to one and the same state: `Population.branch` them first.
+        """
+        key = torch.tensor([seed_of(int(k), p.i, level, "renoise") for k in p.key])
+        genomes = tuple(
+            (*g, Gene("renoise", level, int(k), int(k), self.seed, source=p.i))
+            for g, k in zip(p.genomes, key, strict=True)
+        )
+        x = self.path.renoise(p.x, p.i, level, self.noise(key, level, "renoise"))
+        return p.moved(x, level, key=key, id=key, parent=p.id, genomes=genomes)
+
+    def decode(self, p: Population) -> Tensor:
+        """Samples of finished particles, previews of predicted ones: (N, [F,] 3, H, W) float32 in [0, 1]."""
+        x = p.x if p.i == self.steps else p.x0
+        if x is None:
+            raise ValueError(f"p must be finished or have x0 to be decoded, got level {p.i} without; call predict(p)")
+        samples = [self._decode(_padded(batch, self.batch_size))[: len(batch)] for batch in x.split(self.batch_size)]
+        return torch.cat(samples)
+
+    def noise(self, keys: Tensor, level: int, purpose: str) -> Tensor:
+        """Keyed unit Gaussian noise on the CPU, (N, *D); see `evosearch.noise.normal`."""
+        return normal(self.seed, keys, level, purpose, self.shape)
+
+    def _run(
+        self, p: Population, until: int, keep: Sequence[int], eta: float
+    ) -> tuple[Population, dict[int, Population]]:
+        ends: list[Population] = []
+        stages: list[dict[int, Population]] = []
+        for batch in p.split(self.batch_size):
+            rows = list(range(len(batch))) + [len(batch) - 1] * (self.batch_size - len(batch))
+            trajectory = Trajectory(self, batch[rows], keep, eta, len(batch))
+            self._denoise(trajectory, until)
+            ends.append(trajectory.result()[: len(batch)])
+            stages.append({level: q[: len(batch)] for level, q in trajectory.kept.items()})
+        return concat(*ends), {level: concat(*(stage[level] for stage in stages)) for level in stages[0]}
+
+    def _check_level(self, p: Population, until: int) -> None:
+        if not p.i < until <= self.steps:
+            raise ValueError(f"until must be above the population's level {p.i} and at most {self.steps}, got {until}")
+
+    def start(self, noise: Tensor) -> Tensor:
+        """States at level 0 made of unit Gaussian noise."""
+        return noise
+
+    @abstractmethod
+    def _denoise(self, trajectory: Trajectory, until: int) -> None:
+        """Advance one micro-batch up to a level, by the model's predictions."""
+
+    @abstractmethod
+    def _decode(self, x: Tensor) -> Tensor:
+        """Clean states (N, *D) of one micro-batch on the CPU to samples there, in [0, 1]."""
+
+
+class DenoiserSampler(BaseSampler):
+    """A sampler over a plain function: the way in for toy models, k-diffusion style denoisers and tests.
+
+    Args:
+        denoise: ``(x (N, *D), alpha, sigma) -> x0 (N, *D)``, the denoiser of x = alpha x0 + sigma eps.
+        path: The noise path.
+        shape: Shape of one particle, D.
+        decode: Clean states to samples; as they are by default.
+        eta: 0 = ODE, 1 = ancestral SDE.
+        seed: Run seed.
+        batch_size: Rows in one call of ``denoise``.
+
+    >>> unit = DenoiserSampler(lambda x, alpha, sigma: alpha * x, NoisePath.cosine(10), (2,))
+    >>> finished, kept = unit.run(unit.prior(4), 10, keep=(5,))
+    >>> finished.x.shape, kept[5].i
+    (torch.Size([4, 2]), 5)
+    """
+
+    def __init__(
+        self,
+        denoise: Callable[[Tensor, float, float], Tensor],
+        path: NoisePath,
+        shape: Sequence[int],
+        *,
+        decode: Callable[[Tensor], Tensor] = lambda x: x,
+        eta: float = 0.0,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__(path, shape, eta=eta, seed=seed, batch_size=batch_size, device=torch.device("cpu"))
+        self._denoiser, self._decoder = denoise, decode
+
+    def _denoise(self, trajectory: Trajectory, until: int) -> None:
+        while (i := trajectory.i) < until:
+            x0 = self._denoiser(trajectory.x, float(self.path.alpha[i]), float(self.path.sigma[i]))
+            trajectory.advance(x0, None)
+
+    def _decode(self, x: Tensor) -> Tensor:
+        return self._decoder(x)
+
+
+def _cpu(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.cpu()
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    return x if len(x) == size else torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])

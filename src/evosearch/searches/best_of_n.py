@@ -1,0 +1,50 @@
+"""Best-of-N: plain samples, the best of which is kept. The baseline of every search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from evosearch.scoring import score
+from evosearch.types import Population, Reward, Sampler, search
+
+
+def _nfe(steps: int, *, n: int, **_: Any) -> int:
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    return n * steps
+
+
+def _fit(steps: int, budget: int) -> dict[str, Any]:
+    if budget < steps:
+        raise ValueError(
+            f"budget must be at least {steps} NFE, one sample of {steps} steps, for best_of_n; got {budget}"
+        )
+    return {"n": budget // steps}
+
+
+@search(nfe=_nfe, fit=_fit, anytime=True)
+def best_of_n(
+    sampler: Sampler, reward: Reward, rng: torch.Generator, *, n: int, eta: float | None = None
+) -> Iterator[Population]:
+    """Draw n samples and keep the best.
+
+    NFE: n · steps.
+
+    Args:
+        sampler: The model with its prompt.
+        reward: What to maximise.
+        rng: Not used: a sample depends on its number alone, so a larger n begins with the same samples.
+        n: Samples.
+        eta: The sampler's own by default.
+
+    Yields:
+        Finished populations, a micro-batch at a time.
+    """
+    del rng
+    wave = sampler.batch_size
+    for start in range(0, n, wave):
+        p, _ = sampler.run(sampler.prior(min(wave, n - start)), sampler.steps, eta=eta)
+        yield score(p, sampler, reward)

@@ -1,0 +1,41 @@
+"""Who lives and who breeds. One total order on rewards, in which NaN never wins."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def order(reward: Tensor) -> Tensor:
+    """Rows from best to worst, (N,) int64.
+
+    Rewards that are not finite come last, whatever their sign: they are failures, not scores. Ties keep
+    their order.
+    """
+    return torch.argsort(finite(reward), descending=True, stable=True)
+
+
+def finite(reward: Tensor) -> Tensor:
+    """Rewards in float64 with -inf wherever they are not finite."""
+    reward = reward.double()
+    return torch.where(reward.isfinite(), reward, -torch.inf)
+
+
+def top(reward: Tensor, k: int) -> Tensor:
+    """Rows of the k best, best first: truncation selection and elites. Returns (min(k, N),) int64."""
+    return order(reward)[:k]
+
+
+def tournament(reward: Tensor, n: int, size: int, rng: torch.Generator) -> Tensor:
+    """N parents, each the best of ``size`` rows drawn without replacement.
+
+    Goldberg and Deb (1991). ``size`` 1 is a uniform draw; ``size`` N always takes the best.
+
+    Returns:
+        (n,) int64 rows.
+    """
+    size = min(size, len(reward))
+    rank = torch.empty(len(reward), dtype=torch.int64)
+    rank[order(reward)] = torch.arange(len(reward))
+    rivals = torch.rand(n, len(reward), generator=rng).argsort(dim=1)[:, :size]
+    return rivals.gather(1, rank[rivals].argmin(dim=1, keepdim=True)).squeeze(1)
