@@ -1,0 +1,383 @@
+"""PipelineSampler: any stock diffusers pipeline, unmodified, as a sampler."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from evosearch.path import NoisePath
+from evosearch.sampler import BaseSampler, Trajectory
+from evosearch.seam import Leg, Probe, Reached, seam, visible
+
+_OURS = {
+    "latents": "the search makes them",
+    "generator": "noise is keyed; set seed= instead",
+    "eta": "it is the sampler's; set eta= instead",
+    "num_inference_steps": "set steps= instead",
+    "output_type": "use decode() or Result",
+    "return_dict": "use decode() or Result",
+    "num_images_per_prompt": "set batch_size= instead",
+    "num_videos_per_prompt": "set batch_size= instead",
+    "callback_on_step_end": "the search listens there itself",
+    "callback_on_step_end_tensor_inputs": "the search listens there itself",
+}
+# The pipeline works these out from the step's index in the call, and one call is only a part of a trajectory.
+_BY_INDEX = (
+    "control_guidance_start",
+    "control_guidance_end",
+    "skip_guidance_layers",
+    "denoising_start",
+    "denoising_end",
+)
+_MANY = ("num_images_per_prompt", "num_videos_per_prompt")
+# Its autoencoder attends over one video; several in a batch fail in diffusers itself.
+_ONE_AT_A_TIME = ("HunyuanVideo15Pipeline",)
+
+
+class PipelineSampler(BaseSampler):
+    """A stock pipeline with its prompt, as a sampler. The pipeline is left as it was after every call.
+
+    States stay in float32; the pipeline gets a cast to its own dtype. The prompt is encoded once. Higher-order
+    schedulers keep their grid, while the steps are ours: first order, or DPM-Solver++ 2M.
+
+    Args:
+        pipe: A diffusers pipeline.
+        prompt: What to generate.
+        steps: Denoising steps; the pipeline's own default if None.
+        eta: 0 = ODE, 1 = ancestral SDE.
+        seed: Run seed.
+        batch_size: Particles in one pass of the model. Every pass has this many rows, the last one is padded.
+        order: 1 or 2 (DPM-Solver++ 2M); by default 2 where the pipeline's scheduler is a second-order
+            DPMSolverMultistep, else 1.
+        **pipeline_kwargs: What else the pipeline's own ``__call__`` takes.
+
+    Raises:
+        ValueError: The pipeline cannot be searched, or an argument is one that the search sets itself.
+
+    >>> import evosearch as es
+    >>> sampler = PipelineSampler(es.load("shapes-diffusion"), "a red circle", steps=4, batch_size=2)
+    >>> finished, _ = sampler.run(sampler.prior(2), 4)
+    >>> sampler.decode(finished).shape
+    torch.Size([2, 3, 64, 64])
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        prompt: str | None,
+        *,
+        steps: int | None = None,
+        eta: float = 0.0,
+        seed: int = 0,
+        batch_size: int = 8,
+        order: int | None = None,
+        **pipeline_kwargs: Any,
+    ) -> None:
+        self.pipe, self.prompt, self.kwargs, self.order = pipe, prompt, pipeline_kwargs, order
+        self._accepts = _checked(pipe, pipeline_kwargs)
+        if steps is None:
+            given = pipeline_kwargs.get("sigmas") or pipeline_kwargs.get("timesteps")
+            steps = len(given) if given else self._accepts["num_inference_steps"].default
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if batch_size > 1 and type(pipe).__name__ in _ONE_AT_A_TIME:
+            raise ValueError(f"batch_size must be 1 for {type(pipe).__name__}, which decodes one at a time")
+        self.batch_size, self.seed = batch_size, seed
+        self._asked = steps
+        self.model_passes = 0
+        self._encoded: dict[Any, Any] = {}
+        probe, self._batch = self._look()
+        path, latents = probe.path, probe.latents
+        assert path is not None and latents is not None
+        self._dtype, self._skipped, self._packing = latents.dtype, probe.skipped, probe.packing
+        self._clean = None if probe.clean is None else probe.clean[:1].float().cpu()
+        super().__init__(path, latents.shape[1:], eta=eta, seed=seed, batch_size=batch_size, device=latents.device)
+
+    def close(self) -> None:
+        """Let an offloaded pipeline free its models; put off until here, so that a search does not reload them."""
+        with suppress(AttributeError):
+            self.pipe.maybe_free_model_hooks()
+
+    def to_grid(self, x: Tensor) -> Tensor:
+        """States as (N, C, [F,] H, W), undoing the pipeline's own packing.
+
+        Raises:
+            ValueError: The latents have no such form.
+        """
+        if self._packing is not None:
+            pack, shape = self._packing
+            where = pack(torch.arange(math.prod(shape), dtype=torch.float64).view(1, *shape)).long().flatten()
+            grid = torch.empty(len(x), len(where), dtype=x.dtype)
+            grid[:, where] = x.flatten(1)
+            return grid.view(len(x), *shape)
+        if x.ndim not in (4, 5):
+            raise ValueError(f"latents of shape (N, {', '.join(map(str, self.shape))}) have no (C, [F,] H, W) grid")
+        return x.transpose(1, 2) if self._frames_first else x
+
+    def from_grid(self, x: Tensor) -> Tensor:
+        """The inverse of `to_grid`."""
+        if self._packing is not None:
+            return self._packing[0](x)
+        return x.transpose(1, 2) if self._frames_first else x
+
+    @property
+    def _frames_first(self) -> bool:
+        channels = getattr(getattr(getattr(self.pipe, "vae", None), "config", None), "latent_channels", None)
+        return len(self.shape) == 4 and self.shape[0] != channels and self.shape[1] == channels
+
+    def start(self, noise: Tensor) -> Tensor:
+        """States at level 0 of unit Gaussian noise; of the image at that level, where the pipeline starts from one."""
+        if self._clean is None:
+            return noise
+        return float(self.path.alpha[0]) * self._clean + float(self.path.sigma[0]) * noise
+
+    def _denoise(self, trajectory: Trajectory, until: int) -> None:
+        leg = Leg(self.path, trajectory.x, trajectory.i, trajectory, until)
+        extra: dict[str, Any] = {}
+        if self._listens:
+            extra = {"callback_on_step_end": leg.after_step, "callback_on_step_end_tensor_inputs": ["latents"]}
+        else:
+            leg.path = _cut(self.path, until)
+        if "mask_image" in self._accepts and "latents" in self._accepts:
+            # Blends the image in, noised by what it takes for the initial noise: that has to be the same in every leg.
+            extra["latents"] = self.noise(trajectory.particles.key, 0, "prior").to(self.device, self._dtype)
+        with self._installed(leg), self._counted(trajectory.rows), suppress(Reached):
+            self._call("latent", **extra)
+        if trajectory.i != until:
+            raise ValueError(
+                f"{type(self.pipe).__name__} stopped at level {trajectory.i} of {until}: it skips steps of its "
+                "schedule, so it cannot be searched"
+            )
+        self.edits = self.edits or leg.edited
+
+    def _decode(self, x: Tensor) -> Tensor:
+        leg = Leg(self.path, x.to(self.device), self.steps, None, self.steps)
+        with self._installed(leg):
+            samples = self._call("pt")[0]
+        samples = torch.stack(list(samples)) if isinstance(samples, list) else samples
+        return samples.float().cpu().clamp(0, 1)
+
+    @property
+    def _listens(self) -> bool:
+        return "callback_on_step_end" in self._accepts and "latents" in getattr(
+            self.pipe, "_callback_tensor_inputs", ["latents"]
+        )
+
+    def _look(self) -> tuple[Probe, str]:
+        """Call the pipeline up to its denoiser, once, to learn its grid and its latents."""
+        ways = [name for name in _MANY if name in self._accepts] + ["prompt"]
+        for way in ways:
+            self._batch, probe = way, Probe()
+            try:
+                with self._installed(probe), _halted(self.pipe), suppress(Reached):
+                    self._call("latent")
+            except Exception:
+                if way == ways[-1]:
+                    raise
+                continue  # some name the argument and cannot do it; a list of prompts is the other way
+            if probe.path is None or probe.latents is None:
+                break
+            if len(probe.latents) == self.batch_size:
+                return probe, way
+        raise ValueError(
+            f"{type(self.pipe).__name__} cannot be searched: it does not denoise {self.batch_size} latents of one "
+            "prompt by scheduler.set_timesteps and scheduler.step"
+        )
+
+    def _call(self, output_type: str, **extra: Any) -> Any:
+        many = self._batch != "prompt"
+        own: dict[str, Any] = {"num_inference_steps": self._asked, "output_type": output_type, "return_dict": False}
+        if "prompt" in self._accepts and "prompt_embeds" not in self.kwargs:
+            own["prompt"] = self.prompt if many else [self.prompt] * self.batch_size
+        if many:
+            own[self._batch] = self.batch_size
+        if "generator" in self._accepts:
+            # One generator a row, all alike: whatever the pipeline draws is the same in every row and every call.
+            own["generator"] = [torch.Generator().manual_seed(self.seed) for _ in range(self.batch_size)]
+        return self.pipe(**self.kwargs, **own, **extra)
+
+    @contextmanager
+    def _installed(self, leg: Leg | Probe) -> Generator[None]:
+        """The seam in place, for one call."""
+        pipe = self.pipe
+        ours: dict[str, Any] = {
+            "scheduler": seam(pipe.scheduler, leg, self.order),
+            "maybe_free_model_hooks": lambda: None,
+            "_progress_bar_config": {**getattr(pipe, "_progress_bar_config", {}), "disable": True},
+        }
+        for name in ("encode_prompt", "_encode_prompt"):
+            if hasattr(pipe, name):
+                ours[name] = _memoised(getattr(pipe, name), self._encoded)
+        if hasattr(pipe, "prepare_latents"):
+            ours["prepare_latents"] = self._prepare_latents(pipe.prepare_latents, leg)
+        if hasattr(pipe, "get_timesteps"):
+            ours["get_timesteps"] = _get_timesteps(pipe.get_timesteps, leg)
+        if isinstance(leg, Probe) and hasattr(pipe, "_pack_latents"):
+            ours["_pack_latents"] = _packing(pipe._pack_latents, leg)
+        before = {name: pipe.__dict__[name] for name in ours if name in pipe.__dict__}
+        pipe.__dict__.update(ours)  # not setattr, which would write the scheduler into the pipeline's config
+        try:
+            yield
+        finally:
+            for name in ours:
+                pipe.__dict__.pop(name)
+            pipe.__dict__.update(before)
+
+    def _prepare_latents(self, own: Any, leg: Leg | Probe) -> Any:
+        """The pipeline's own, with our state in place of the one that it makes."""
+
+        @functools.wraps(own)
+        def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+            made = own(*args, **kwargs)
+            rest = made[1:] if isinstance(made, tuple) else ()
+            if isinstance(leg, Probe):
+                leg.latents = made[0] if isinstance(made, tuple) else made
+                return made
+            latents = leg.hand(leg.x, self._dtype)
+            return (latents, *rest) if isinstance(made, tuple) else latents
+
+        return prepare_latents
+
+    @contextmanager
+    def _counted(self, rows: int) -> Generator[None]:
+        """Count the denoiser's passes: its batch may hold each particle twice, or it may be called twice a step."""
+
+        def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            del module
+            self.model_passes += _rows(args, kwargs) * rows // self.batch_size
+
+        hooks = [m.register_forward_pre_hook(count, with_kwargs=True) for m in _denoisers(self.pipe)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _checked(pipe: Any, kwargs: dict[str, Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of the pipeline's call; ValueError where it, or an argument for it, cannot be searched."""
+    name = type(pipe).__name__
+    if not callable(pipe) or not hasattr(pipe, "scheduler"):
+        raise ValueError(f"pipe must be a diffusers pipeline with a scheduler, got {name}")
+    if hasattr(pipe, "audio_scheduler") or name.startswith("LTX2"):
+        raise ValueError(f"{name} denoises two latents at once (video and audio), which cannot be searched yet")
+    accepts = dict(inspect.signature(type(pipe).__call__).parameters)
+    if "num_inference_steps" not in accepts:
+        raise ValueError(f"{name} has no num_inference_steps: it does not denoise step by step")
+    for given in kwargs:
+        if given in _OURS:
+            raise ValueError(f"{given} must not be among the pipeline's arguments: {_OURS[given]}")
+        if given not in accepts:
+            raise ValueError(
+                f"{name} takes no argument {given!r}; it takes {', '.join(k for k in accepts if k != 'self')}"
+            )
+        if given in _BY_INDEX and kwargs[given] not in (None, accepts[given].default):
+            raise ValueError(
+                f"{given} cannot be searched with: {name} applies it by the step's index in the call, and a search "
+                "calls it for parts of a trajectory"
+            )
+    return accepts
+
+
+def _denoisers(pipe: Any) -> list[nn.Module]:
+    # A module compiled in place would compile again for a hook.
+    parts = [getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2", "prior", "denoiser")]
+    found = [m for m in parts if isinstance(m, nn.Module)]
+    return [m for m in found if getattr(m, "_compiled_call_impl", None) is None]
+
+
+def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Rows of a denoiser's input: its first batch, or list of states."""
+    batches = (v for v in (*args, *kwargs.values()) if isinstance(v, list) or (isinstance(v, Tensor) and v.ndim > 1))
+    return len(next(batches, ()))
+
+
+@contextmanager
+def _halted(pipe: Any) -> Generator[None]:
+    """End the call at the denoiser's door, at no cost, where the latents are known by then."""
+
+    def stop(module: nn.Module, args: Any) -> None:
+        del module, args
+        raise Reached
+
+    hooks = [m.register_forward_pre_hook(stop) for m in _denoisers(pipe)] if hasattr(pipe, "prepare_latents") else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _memoised(own: Callable[..., Any], results: dict[Any, Any]) -> Callable[..., Any]:
+    @functools.wraps(own)
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        key = (own.__name__, _fingerprint(args), _fingerprint(kwargs))
+        if key not in results:
+            results[key] = (own(*args, **kwargs), args, kwargs)  # holding the arguments keeps their ids theirs
+        return results[key][0]
+
+    return encode
+
+
+def _fingerprint(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple((k, _fingerprint(v)) for k, v in cast(dict[str, Any], value).items())
+    if isinstance(value, list | tuple):
+        return tuple(_fingerprint(v) for v in cast(list[Any], value))
+    if value is None or isinstance(value, str | int | float | bool | torch.device | torch.dtype):
+        return value
+    return id(value)
+
+
+def _get_timesteps(own: Any, leg: Leg | Probe) -> Any:
+    """Image-to-image pipelines cut the schedule by their strength; the path is what they leave of it."""
+
+    @functools.wraps(own)
+    def get_timesteps(*args: Any, **kwargs: Any) -> Any:
+        timesteps, *rest = own(*args, **kwargs)
+        path = leg.path
+        assert path is not None
+        if isinstance(leg, Probe):
+            leg.skipped = path.steps - len(timesteps)
+            leg.path = _cut(path, path.steps, leg.skipped)
+            return (timesteps, *rest)
+        return (visible(leg).to(timesteps.device), *rest)
+
+    return get_timesteps
+
+
+def _packing(own: Any, probe: Probe) -> Any:
+    @functools.wraps(own)
+    def pack(latents: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        n = len(latents)
+
+        def again(x: Tensor) -> Tensor:
+            # FLUX and Qwen-Image name the batch size among the arguments, first.
+            sizes = (len(x), *args[1:]) if args and args[0] == n and len(args) > 2 else args
+            return own(x, *sizes, **kwargs)
+
+        probe.packing = (again, tuple(latents.shape[1:]))
+        return own(latents, *args, **kwargs)
+
+    return pack
+
+
+def _cut(path: NoisePath, until: int, start: int = 0) -> NoisePath:
+    levels, steps = slice(start, until + 1), slice(start, until)
+    return replace(
+        path,
+        alpha=path.alpha[levels],
+        sigma=path.sigma[levels],
+        scale=path.scale[levels],
+        timesteps=path.timesteps[steps],
+    )
