@@ -1,0 +1,130 @@
+"""Budgets, and the meter that keeps a search within them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+
+class BudgetExhausted(Exception):
+    """The next call would cost more than is left. Raised before anything of it is done."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend; the first limit met ends it.
+
+    Attributes:
+        nfe: Denoising steps, one for each particle (a second pass for guidance not counted).
+        seconds: Wall-clock from the first pass of the model; overrun by one micro-batch at most.
+        reward_calls: Samples scored.
+        usd: Money; needs ``usd_per_hour`` or a reward with a price (``usd_per_call``).
+        usd_per_hour: Price of the machine.
+    """
+
+    nfe: int | None = None
+    seconds: float | None = None
+    reward_calls: int | None = None
+    usd: float | None = None
+    usd_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = [f.name for f in fields(self) if f.name != "usd_per_hour"]
+        for name in (*limits, "usd_per_hour"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"budget: {name} must be above 0, got {value}")
+        if all(getattr(self, name) is None for name in limits):
+            raise ValueError(f"budget must limit something: give one of {', '.join(limits)}")
+
+    @classmethod
+    def of(cls, budget: Budget | int | str, steps: int) -> Budget:
+        """Read a budget: itself, NFE as a number, ``"20x"`` (times one sample's NFE) or ``"60s"``.
+
+        >>> Budget.of("20x", steps=50)
+        Budget(nfe=1000, seconds=None, reward_calls=None, usd=None, usd_per_hour=None)
+        """
+        if isinstance(budget, Budget):
+            return budget
+        if isinstance(budget, int) and not isinstance(budget, bool):
+            return cls(nfe=budget)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([xs]?)\s*", str(budget))
+        if match is None or (match[2] == "" and "." in match[1]):
+            raise ValueError(
+                f'budget must be a Budget, NFE as a whole number, "20x" (samples\' worth) or "60s", got {budget!r}'
+            )
+        amount = float(match[1])
+        if match[2] == "s":
+            return cls(seconds=amount)
+        return cls(nfe=round(amount * steps) if match[2] == "x" else int(amount))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was spent; ``model_passes`` counts a guidance pass, too."""
+
+    nfe: int = 0
+    model_passes: int = 0
+    decodes: int = 0
+    reward_calls: int = 0
+    seconds: float = 0.0
+    usd: float = 0.0
+
+
+class Meter:
+    """Counts what a search spends and stops it at its budget.
+
+    Args:
+        budget: The limits.
+        usd_per_call: Price of scoring one sample.
+        clock: Seconds, from any start.
+    """
+
+    def __init__(
+        self, budget: Budget, usd_per_call: float = 0.0, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        if budget.usd is not None and budget.usd_per_hour is None and not usd_per_call:
+            raise ValueError("budget: usd needs usd_per_hour=, or a reward that has a price (usd_per_call)")
+        self.budget, self.usd_per_call, self._clock = budget, usd_per_call, clock
+        self.nfe = self.decodes = self.reward_calls = self.model_passes = 0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Since the first pass of the model."""
+        return 0.0 if self._started is None else self._clock() - self._started
+
+    @property
+    def cost(self) -> Cost:
+        """What has been spent."""
+        seconds = self.seconds
+        usd = seconds / 3600 * (self.budget.usd_per_hour or 0.0) + self.reward_calls * self.usd_per_call
+        return Cost(self.nfe, self.model_passes, self.decodes, self.reward_calls, seconds, usd)
+
+    def afford(self, *, nfe: int = 0, reward_calls: int = 0) -> None:
+        """Raise `BudgetExhausted` unless all of this may still be spent."""
+        for name, more in (("nfe", nfe), ("reward_calls", reward_calls)):
+            limit = getattr(self.budget, name)
+            if limit is not None and getattr(self, name) + more > limit:
+                raise BudgetExhausted(name)
+        if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
+            raise BudgetExhausted("seconds")
+        if self.budget.usd is not None and self.cost.usd + reward_calls * self.usd_per_call > self.budget.usd:
+            raise BudgetExhausted("usd")
+
+    def start(self) -> None:
+        """Start the clock, at the first pass of the model."""
+        if self._started is None:
+            self._started = self._clock()
+
+
+def describe(budget: Budget) -> str:
+    """A budget in words.
+
+    >>> describe(Budget(nfe=2000, seconds=60))
+    '2000 NFE, 60 s'
+    """
+    words = {"nfe": "{} NFE", "seconds": "{:g} s", "reward_calls": "{} rewards", "usd": "{:g} $"}
+    return ", ".join(text.format(v) for name, text in words.items() if (v := getattr(budget, name)) is not None)

@@ -1,0 +1,116 @@
+"""What a search is handed in a run: its sampler and its reward, metered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from evosearch.budget import Meter
+from evosearch.result import Gallery
+from evosearch.types import Population, Sampler, concat
+
+
+class MeteredSampler:
+    """A sampler that charges a meter, micro-batch by micro-batch, and rounds samples to 8 bits.
+
+    Args:
+        sampler: The sampler proper.
+        meter: What to charge.
+        first: Particles at level 0 that the first calls of `prior` give out.
+        tick: Called after every micro-batch.
+    """
+
+    def __init__(
+        self, sampler: Sampler, meter: Meter, first: Population | None = None, tick: Callable[[], None] = lambda: None
+    ) -> None:
+        self._own, self._meter, self._first, self._tick = sampler, meter, first, tick
+        self.steps, self.path, self.batch_size = sampler.steps, sampler.path, sampler.batch_size
+        self.start, self.step, self.cost = sampler.start, sampler.step, sampler.cost
+        self.renoise, self.noise = sampler.renoise, sampler.noise
+        self.decoded: tuple[Population, Tensor] | None = None
+
+    def prior(self, n: int) -> Population:
+        """See `Sampler.prior`."""
+        if self._first is None or not len(self._first):
+            return self._own.prior(n)
+        given, self._first = self._first[:n], self._first[n:]
+        return given if len(given) == n else concat(given, self._own.prior(n - len(given)))
+
+    def predict(self, p: Population) -> Population:
+        """See `Sampler.predict`."""
+        if p.x0 is not None:
+            return p
+        return self._charged(p, len(p), lambda batch: (self._own.predict(batch), {}))[0]
+
+    def run(
+        self, p: Population, until: int, keep: Sequence[int] = (), eta: float | None = None
+    ) -> tuple[Population, dict[int, Population]]:
+        """See `Sampler.run`."""
+        return self._charged(p, self.cost(p, until), lambda batch: self._own.run(batch, until, keep, eta))
+
+    def decode(self, p: Population) -> Tensor:
+        """See `Sampler.decode`; rewards see the 8-bit sample, the one that is saved."""
+        samples = (self._own.decode(p) * 255).round().to(torch.uint8)
+        self._meter.decodes += len(p)
+        self.decoded = (p, samples)
+        return samples.float() / 255
+
+    def _charged(
+        self, p: Population, cost: int, work: Callable[[Population], tuple[Population, dict[int, Population]]]
+    ) -> tuple[Population, dict[int, Population]]:
+        meter = self._meter
+        meter.afford(nfe=cost)
+        parts: list[tuple[Population, dict[int, Population]]] = []
+        for batch in p.split(self.batch_size):
+            meter.afford()
+            meter.start()
+            before = getattr(self._own, "model_passes", 0)
+            parts.append(work(batch))
+            share = cost * len(batch) // len(p)
+            meter.nfe += share
+            meter.model_passes += getattr(self._own, "model_passes", before + share) - before
+            self._tick()
+        ends, kept = zip(*parts, strict=True)
+        return concat(*ends), {level: concat(*(part[level] for part in kept)) for level in kept[0]}
+
+
+class MeteredReward:
+    """A reward bound to its prompt, charged, checked, and with the best samples kept as they are scored.
+
+    Args:
+        reward: ``(samples, prompts) -> (N,)``.
+        prompt: The prompt.
+        meter: What to charge.
+        sampler: Decodes what is scored.
+        gallery: Keeps the best.
+    """
+
+    def __init__(
+        self,
+        reward: Callable[[Tensor, list[str]], Tensor],
+        prompt: str,
+        meter: Meter,
+        sampler: MeteredSampler,
+        gallery: Gallery,
+    ) -> None:
+        self._own, self._prompt, self._meter = reward, prompt, meter
+        self._sampler, self._gallery = sampler, gallery
+        self.invalid = 0
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Score samples (N, [F,] 3, H, W); returns (N,) float32, NaN where the reward gave nothing finite."""
+        n = len(samples)
+        self._meter.afford(reward_calls=n)
+        values = torch.as_tensor(self._own(samples, [self._prompt] * n)).detach().float().cpu()
+        if values.shape != (n,):
+            raise ValueError(f"reward must return one value a sample: expected shape ({n},), got {tuple(values.shape)}")
+        self._meter.reward_calls += n
+        self.invalid += int((~values.isfinite()).sum())
+        values = torch.where(values.isfinite(), values, torch.nan)
+        if self._sampler.decoded is not None:
+            p, decoded = self._sampler.decoded
+            if p.i == self._sampler.steps and len(p) == n:
+                self._gallery.offer(p, decoded, values, self._meter.cost)
+        return values

@@ -1,0 +1,52 @@
+"""The progress bar: NFE done, best reward, rate, time left."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} NFE/s" if task.speed else "", style="progress.data.speed")
+
+
+class Bar:
+    """A progress bar on standard error, for the length of a ``with`` block.
+
+    Args:
+        title: What is being made.
+        total: NFE in all, as far as known.
+        shown: Whether to show anything.
+    """
+
+    def __init__(self, title: str, total: int | None, shown: bool = True) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("NFE"),
+            TextColumn("best {task.fields[best]}", markup=False),
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
+        short = title if len(title) <= 32 else title[:31] + "…"
+        self._task = self._progress.add_task(short, total=total, best="-")
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, nfe: int, best: float | None) -> None:
+        """Show how far the search is."""
+        text = "-" if best is None else f"{best:.3f}"
+        self._progress.update(self._task, completed=nfe, best=text)

@@ -1,0 +1,107 @@
+"""Rewards: callables ``(samples, prompts) -> (N,) float32``, higher is better.
+
+Samples are (N, 3, H, W) or (N, F, 3, H, W) tensors in [0, 1]. A plain function of one PIL image (a list of frames for
+video) is a reward, too. One file a reward; heavy imports stay inside.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from evosearch.types import pictures
+
+NAMES = {"shapes": "ShapesReward", "jpeg": "jpeg"}
+"""Reward names and what makes them, each in the module of its name."""
+
+TensorReward = Callable[[Tensor, list[str]], Tensor]
+
+
+def load(name: str) -> TensorReward:
+    """The reward of this name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in NAMES:
+        near = get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"reward must be one of {', '.join(NAMES)} or a callable, got {name!r}; {hint}")
+    made: Any = getattr(import_module(f"evosearch.rewards.{name}"), NAMES[name])
+    return cast(TensorReward, made() if inspect.isclass(made) else made)
+
+
+def resolve(reward: Any) -> TensorReward:
+    """Make a reward of a name, a callable or a mapping of them to weights.
+
+    Args:
+        reward: ``"shapes"``, a callable, or ``{"shapes": 1, "jpeg": .01}``. A callable with one positional parameter is
+            given one PIL image (a list of frames for video) at a time and returns a number; one with two gets samples
+            and prompts.
+
+    Raises:
+        ValueError: A name is unknown, or the callable takes something else.
+    """
+    if isinstance(reward, str):
+        return load(reward)
+    if isinstance(reward, Mapping):
+        if not reward:
+            raise ValueError('reward must name at least one reward, got {}; for instance {"shapes": 1}')
+        return weighted([(resolve(part), float(weight)) for part, weight in reward.items()])
+    if not callable(reward):
+        raise ValueError(f"reward must be a name, a callable or {{name: weight}}, got {type(reward).__name__}")
+    function = cast(Any, reward)
+    return per_picture(function) if _positional(function) == 1 else function
+
+
+def weighted(parts: list[tuple[TensorReward, float]]) -> TensorReward:
+    """The weighted sum of rewards."""
+
+    def total(samples: Tensor, prompts: list[str]) -> Tensor:
+        return torch.stack([weight * part(samples, prompts) for part, weight in parts]).sum(0)
+
+    return total
+
+
+def per_picture(function: Callable[[Any], float]) -> TensorReward:
+    """A function of one PIL image, or of the list of a video's frames, as a reward."""
+
+    def each(samples: Tensor, prompts: list[str]) -> Tensor:
+        del prompts
+        eight_bit = (samples * 255).round().to(torch.uint8)
+        return torch.tensor([float(function(pictures(sample))) for sample in eight_bit])
+
+    return each
+
+
+def name_of(reward: Any) -> str:
+    """What to call a reward in reports."""
+    if isinstance(reward, str):
+        return reward
+    if isinstance(reward, Mapping):
+        return " + ".join(f"{weight:g} {name_of(part)}" for part, weight in reward.items())
+    return getattr(reward, "__name__", type(reward).__name__)
+
+
+def _positional(function: Callable[..., Any]) -> int:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some built-in functions have none
+        return 1
+    needed = [p for p in parameters if p.kind in kinds and p.default is p.empty]
+    given = [p for p in parameters if p.kind in kinds]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 2
+    if len(needed) > 2 or not given:
+        raise ValueError(
+            "reward must take one PIL image, or samples and prompts; "
+            f"{name_of(function)} takes {len(needed)} positional parameters"
+        )
+    return max(len(needed), 1) if len(given) > 1 else 1

@@ -1,0 +1,224 @@
+"""One prompt's search: set up, run to its end, its budget or its interruption, and turned into a Result."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import diffusers
+import torch
+
+from evosearch.budget import Budget, BudgetExhausted, Meter, describe
+from evosearch.genome import replay
+from evosearch.metered import MeteredReward, MeteredSampler
+from evosearch.progress import Bar
+from evosearch.resolve import budget_of, knobs_of
+from evosearch.result import Gallery, Generation, Result
+from evosearch.rewards import TensorReward
+from evosearch.store import RunFolder
+from evosearch.types import Genome, Population, Sampler, Search, concat
+
+
+class InvalidReward(ValueError):
+    """The reward gave nothing finite for any particle."""
+
+
+class Session:
+    """A search of one prompt, its knobs fitted to its budget.
+
+    Args:
+        sampler: The model with its prompt.
+        algorithm: The search.
+        reward: ``(samples, prompts) -> (N,)``.
+        prompt: The prompt.
+        budget: As the user gave it.
+        knobs: As the user gave them.
+        seed: Run seed.
+        genomes: Particles of an earlier run whose initial noises come first.
+        thumbnail: Side of the thumbnails to keep, in pixels; none at 0.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        algorithm: Search,
+        reward: TensorReward,
+        prompt: str,
+        budget: Budget | int | str | None,
+        knobs: Mapping[str, Any],
+        *,
+        seed: int,
+        genomes: Sequence[Genome] = (),
+        thumbnail: int = 0,
+    ) -> None:
+        self.own, self.algorithm, self.prompt, self.seed = sampler, algorithm, prompt, seed
+        self.generations: list[Generation] = []
+        self._bar: Bar | None = None
+        limits = budget_of(budget, algorithm, knobs, sampler.steps)
+        price = float(getattr(reward, "usd_per_call", 0.0))
+        self.meter, self.gallery = Meter(limits, price), Gallery(thumbnails=thumbnail)
+        noises = concat(*(replay(genome, sampler, until=0) for genome in genomes)) if genomes else None
+        self.sampler = MeteredSampler(sampler, self.meter, noises, self._tick)
+        self.reward = MeteredReward(reward, prompt, self.meter, self.sampler, self.gallery)
+        self.knobs = knobs_of(algorithm, knobs, limits, sampler.steps, self.pace, price)
+        self.total = algorithm.nfe(sampler.steps, **self.knobs) if hasattr(algorithm, "nfe") else limits.nfe
+        self.settings = _settings(self, budget)
+
+    def pace(self) -> float:
+        """Seconds that one NFE takes here, with its share of decoding and scoring; spends two NFE a particle."""
+        size = self.own.batch_size
+        self.sampler.predict(self.own.prior(size))  # the first pass is slower than the rest
+        start = time.perf_counter()
+        p = self.sampler.predict(self.own.prior(size))
+        denoised = time.perf_counter()
+        self.reward(self.sampler.decode(p))
+        scored = time.perf_counter()
+        return (denoised - start) / size + (scored - denoised) / (size * self.own.steps)
+
+    def run(
+        self,
+        judges: Mapping[str, TensorReward],
+        folder: RunFolder | None = None,
+        *,
+        stop_at: float | None = None,
+        progress: bool = False,
+    ) -> Result:
+        """Search, and write the run folder.
+
+        Args:
+            judges: Held-out rewards by name; they see what is kept, at the end.
+            folder: Where to write; nowhere if None.
+            stop_at: End as soon as this reward is reached.
+            progress: Show a progress bar.
+
+        Raises:
+            InvalidReward: No particle got a finite reward.
+        """
+        status = "failed"
+        try:
+            with Bar(self.prompt, self.total, progress) as self._bar:
+                try:
+                    for p in self._populations():
+                        self._record(p, folder)
+                        best = self.gallery.best
+                        if best is None and len(self.generations) > 1:
+                            break
+                        if stop_at is not None and best is not None and best.reward >= stop_at:
+                            break
+                except BudgetExhausted:
+                    pass
+            if self.gallery.best is None:
+                raise self._nothing()
+            status = "done"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        except InvalidReward:
+            status = "invalid"
+            raise
+        finally:
+            self.close()
+            result = self._result(judges if status == "done" else {}) if self.gallery.best else None
+            if folder is not None:
+                folder.finish(result, status)
+        assert result is not None
+        return result
+
+    def close(self) -> None:
+        """Let an offloaded pipeline free its models."""
+        getattr(self.own, "close", lambda: None)()
+
+    def _populations(self) -> Iterator[Population]:
+        rng = torch.Generator().manual_seed(self.seed)
+        return self.algorithm(self.sampler, self.reward, rng, **self.knobs)
+
+    def _record(self, p: Population, folder: RunFolder | None) -> None:
+        if p.i != self.own.steps or p.reward is None:
+            return
+        cost = self.meter.cost
+        generation = Generation(p.id.tolist(), p.parent.tolist(), p.reward.tolist(), cost.nfe, cost.seconds)
+        self.generations.append(generation)
+        if folder is not None:
+            best = self.gallery.best
+            folder.log("generation", nfe=cost.nfe, seconds=cost.seconds, particles=len(p), best=best and best.reward)
+
+    def _tick(self) -> None:
+        if self._bar is not None:
+            best = self.gallery.best
+            self._bar.update(self.meter.nfe, None if best is None else best.reward)
+
+    def _nothing(self) -> Exception:
+        if self.meter.reward_calls:
+            return InvalidReward(
+                f"the reward gave nothing finite for any of {self.meter.reward_calls} samples of {self.prompt!r}; "
+                "check it on a single sample"
+            )
+        return ValueError(f"budget of {describe(self.meter.budget)} ended before one sample was finished; give more")
+
+    def _result(self, judges: Mapping[str, TensorReward]) -> Result:
+        kept, first = self.gallery.kept, self.gallery.first
+        assert first is not None
+        scored = [entry for entry, _ in kept]
+        if judges:
+            samples = torch.stack([sample for _, sample in kept]).float() / 255
+            prompts = [self.prompt] * len(kept)
+            verdicts = {name: torch.as_tensor(judge(samples, prompts)).tolist() for name, judge in judges.items()}
+            scored = [
+                replace(entry, held_out={name: values[k] for name, values in verdicts.items()})
+                for k, entry in enumerate(scored)
+            ]
+        return Result(
+            kept=scored,
+            plain=first,
+            generations=self.generations,
+            curve=self.gallery.curve,
+            cost=self.meter.cost,
+            invalid=self.reward.invalid,
+            settings=self.settings,
+            thumbnails=self.gallery.thumbnails,
+        )
+
+
+def _settings(session: Session, budget: Any) -> dict[str, Any]:
+    """All that the run depends on, as plain data."""
+    from evosearch import __version__
+
+    own = cast(Any, session.own)
+    pipe = getattr(own, "pipe", None)
+    settings: dict[str, Any] = {
+        "prompt": session.prompt,
+        "algorithm": session.algorithm.__name__,
+        "knobs": session.knobs,
+        "budget": describe(session.meter.budget),
+        "asked": None if budget is None else str(budget),
+        "steps": own.steps,
+        "eta": own.eta if hasattr(own, "eta") else None,
+        "seed": session.seed,
+        "batch_size": own.batch_size,
+        "nfe": session.total,
+        "sampler": type(own).__name__,
+        "order": own.path.order,
+    }
+    if pipe is not None:
+        settings |= {
+            "model": str(pipe.config.get("_name_or_path") or type(pipe).__name__),
+            "pipeline": type(pipe).__name__,
+            "scheduler": type(pipe.scheduler).__name__,
+            "pipeline_kwargs": {name: _plain(value) for name, value in own.kwargs.items()},
+        }
+    versions = {"evosearch": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
+    return settings | {
+        "versions": versions | {"python": platform.python_version()},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in cast(list[Any], value)]
+    return type(value).__name__
