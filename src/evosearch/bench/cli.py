@@ -1,0 +1,67 @@
+"""`evosearch bench`: the benchmarks as commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Benchmarks: every claim as a command.", no_args_is_help=True)
+
+
+@app.command()
+def overhead(
+    model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = "shapes-diffusion",
+    n: Annotated[int, typer.Option(help="Samples, in one batch.")] = 16,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    runs: Annotated[int, typer.Option(help="Timed runs of each.")] = 5,
+) -> None:
+    """Time best-of-N against the stock pipeline with the same batch, steps and decode."""
+    from evosearch.bench.overhead import overhead as measure
+
+    typer.echo(f"bill: {2 * (runs + 1) * n * steps} NFE")
+    found = measure(model, n=n, steps=steps, runs=runs)
+    for name, seconds in (("best_of_n", found.search), ("stock pipeline", found.stock)):
+        typer.echo(f"{name:15} " + "  ".join(f"{s:.2f}" for s in seconds) + " s")
+    typer.echo(f"ratio of medians {found.ratio:.3f}, {found.nfe_per_second:.0f} NFE/s")
+
+
+@app.command()
+def compare(
+    out: Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")] = Path(
+        "runs/compare"
+    ),
+    part: Annotated[str, typer.Option(help="k/n: the k-th of n processes that share the work, from 0.")] = "0/1",
+    table_only: Annotated[bool, typer.Option("--table", help="Print the table of what is there, run nothing.")] = False,
+    threads: Annotated[int, typer.Option(help="Threads of this process.")] = 1,
+) -> None:
+    """Compare EvoSearch with best-of-N at 500, 2,000 and 8,000 NFE over 30 held-out prompts; resumes by cell."""
+    import torch
+
+    from evosearch.bench import compare as recipe
+
+    if not table_only:
+        torch.set_num_threads(threads)
+        k, n = (int(number) for number in part.split("/"))
+        todo = recipe.cells(recipe.prompts())
+        total = recipe.bill(todo)
+        typer.echo(f"bill: {len(todo)} runs, {total:,} NFE in all; {total / 3600 / 200:.1f} h at 200 NFE/s")
+        for cell in recipe.run(todo, out, part=(k, n)):
+            typer.echo(f"{cell.budget:6} NFE  seed {cell.seed}  {cell.method}: {cell.prompt}")
+    typer.echo(recipe.table(recipe.read(out)))
+
+
+@app.command()
+def picture(
+    out: Annotated[Path, typer.Option(help="Where to save it.")] = Path("runs/scaling.png"),
+    model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = "shapes-diffusion",
+    seed: Annotated[int, typer.Option(help="Run seed.")] = 0,
+) -> None:
+    """Make the picture of README: the same prompts at 1x, 10x and 100x."""
+    from evosearch.bench import picture as recipe
+
+    typer.echo(f"bill: {len(recipe.PROMPTS) * 111 * 20:,} NFE at 20 steps")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    recipe.picture(model, seed=seed).save(out)
+    typer.echo(f"saved {out}")

@@ -1,0 +1,163 @@
+"""EvoSearch against best-of-N at equal NFE on the bundled pipeline: paired, with intervals, whatever comes out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evosearch import models
+from evosearch.bench.prompts import held_out_prompts
+from evosearch.bench.statistics import clustered_mean
+from evosearch.rewards import load as load_reward
+from evosearch.run import search
+
+BASELINE = "best-of-N"
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    BASELINE: ("best_of_n", {}),
+    "EvoSearch, as in the paper": ("evosearch", {"eta": 1.0, "rate": 0.3, "mutation": "additive"}),
+    "EvoSearch, ODE": ("evosearch", {"eta": 0.0, "rate": 0.15}),
+}
+"""What is compared: name -> (algorithm, knobs). Schedules and sizes are fitted to the budget by the paper's rules."""
+
+BUDGETS = {500: 3, 2000: 3, 8000: 1}
+"""NFE, and how many seeds each gets."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run. Best-of-N needs one a prompt and seed: smaller budgets are the beginning of the largest."""
+
+    method: str
+    prompt: str
+    seed: int
+    budget: int
+
+
+def cells(prompts: Sequence[str], budgets: dict[int, int] | None = None) -> list[Cell]:
+    """All runs of the comparison, cheap ones first."""
+    found: list[Cell] = []
+    for budget, seeds in sorted((budgets or BUDGETS).items()):
+        larger = {b: n for b, n in (budgets or BUDGETS).items() if b > budget}
+        for seed in range(seeds):
+            covered = any(seed < n for n in larger.values())
+            found += [
+                Cell(method, prompt, seed, budget)
+                for prompt in prompts
+                for method in METHODS
+                if not (method == BASELINE and covered)
+            ]
+    return found
+
+
+def bill(todo: Sequence[Cell]) -> int:
+    """NFE that these runs take at the most."""
+    return sum(cell.budget for cell in todo)
+
+
+def run(
+    todo: Sequence[Cell], out: Path, model: str = "shapes-diffusion", part: tuple[int, int] = (0, 1)
+) -> Iterator[Cell]:
+    """Run the cells that ``out`` does not hold yet, a line of JSON each.
+
+    Args:
+        todo: All cells.
+        out: Folder of the results; what is in it is not run again.
+        model: A bundled pipeline's name, a folder or a hub id.
+        part: (k, n): every n-th cell from the k-th, so that n processes can share the work.
+
+    Yields:
+        Each cell, once it is done.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    done = {(r["method"], r["prompt"], r["seed"], r["budget"]) for r in read(out)}
+    pipe, judge = models.load(model), load_reward("shapes")
+    path = out / f"cells-{part[0]}-of-{part[1]}.jsonl"
+    torn = path.exists() and not path.read_text().endswith("\n")
+    with path.open("a") as lines:
+        if torn:  # by an interruption; what follows must not be glued to it
+            lines.write("\n")
+        for cell in todo[part[0] :: part[1]]:
+            if (cell.method, cell.prompt, cell.seed, cell.budget) in done:
+                continue
+            algorithm, knobs = METHODS[cell.method]
+            start = time.perf_counter()
+            result = search(
+                pipe, cell.prompt, "shapes", algorithm, cell.budget, seed=cell.seed, progress=False, **knobs
+            )  # fmt: skip
+            exact = _exact(judge, result.best.sample, cell.prompt)
+            row = asdict(cell) | {
+                "curve": result.curve,
+                "exact": exact,
+                "nfe": result.cost.nfe,
+                "seconds": time.perf_counter() - start,
+            }
+            lines.write(json.dumps(row) + "\n")
+            lines.flush()
+            yield cell
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """Rows of all parts, unfinished last lines left out."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(out.glob("cells-*.jsonl")):
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: mean best reward by method and budget, and the paired difference to best-of-N."""
+    best: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
+    budgets = sorted({row["budget"] for row in rows})
+    for row in rows:
+        for budget in budgets if row["method"] == BASELINE else [row["budget"]]:
+            if budget <= row["budget"]:
+                best[row["method"], budget][row["prompt"], row["seed"]] = _best_at(row["curve"], budget)
+    lines = [
+        "| NFE | method | runs | best reward | against best-of-N (95 % interval) | better / equal / worse |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    for budget in budgets:
+        base = best[BASELINE, budget]
+        for method in METHODS:
+            found = best[method, budget]
+            if not found:
+                continue
+            shared = [key for key in found if key in base]
+            differences: dict[str, list[float]] = defaultdict(list)
+            for prompt, seed in shared:
+                differences[prompt].append(found[prompt, seed] - base[prompt, seed])
+            verdict, tally = "", ""
+            if method != BASELINE and shared:
+                mean, low, high = clustered_mean(differences)
+                verdict = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+                flat = [d for values in differences.values() for d in values]
+                tally = f"{sum(d > 0 for d in flat)} / {sum(d == 0 for d in flat)} / {sum(d < 0 for d in flat)}"
+            mean_reward = float(np.mean(list(found.values())))
+            lines.append(f"| {budget:,} | {method} | {len(found)} | {mean_reward:.4f} | {verdict} | {tally} |")
+    return "\n".join(lines)
+
+
+def prompts() -> list[str]:
+    """The 30 held-out prompts of the comparison, three or four objects each."""
+    return held_out_prompts(30)
+
+
+def _best_at(curve: Sequence[tuple[int, float, float]], nfe: int) -> float:
+    return max((reward for spent, _, reward in curve if spent <= nfe), default=float("nan"))
+
+
+def _exact(judge: Any, sample: Any, prompt: str) -> bool:
+    pixels = torch.from_numpy(np.asarray(sample).copy()).movedim(-1, 0)[None] / 255
+    return bool(judge.exact(pixels, [prompt])[0])

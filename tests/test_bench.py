@@ -1,0 +1,73 @@
+"""The benchmarks' arithmetic, and one small run of each recipe."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evosearch.bench import compare
+from evosearch.bench.prompts import held_out_prompts
+from evosearch.bench.statistics import clustered_mean
+from evosearch.shapes import held_out, parse
+
+
+def test_prompts_are_held_out_different_and_as_hard_as_asked():
+    prompts = held_out_prompts(30)
+    scenes = [parse(prompt) for prompt in prompts]
+    assert len(set(prompts)) == 30
+    assert all(held_out(scene) for scene in scenes)
+    assert [scene.objects for scene in scenes] == [3, 4] * 15
+
+
+def test_interval_covers_the_mean_of_clusters_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        groups = {str(k): (rng.normal() + 0.3 * rng.normal(size=3)).tolist() for k in range(30)}
+        _, low, high = clustered_mean(groups, resamples=500, seed=trial)
+        covered += low <= 0 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_best_of_n_runs_once_for_all_its_budgets():
+    cells = compare.cells(["a red circle"], {500: 3, 2000: 3, 8000: 1})
+    baseline = [(cell.seed, cell.budget) for cell in cells if cell.method == compare.BASELINE]
+    assert sorted(baseline) == [(0, 8000), (1, 2000), (2, 2000)]
+    assert len(cells) == 3 + 7 * (len(compare.METHODS) - 1)
+
+
+def _row(method, prompt, budget, curve, seed=0):
+    return {"method": method, "prompt": prompt, "seed": seed, "budget": budget, "curve": curve}
+
+
+def test_table_pairs_runs_and_reads_small_budgets_from_the_curve():
+    evo = "EvoSearch, ODE"
+    rows = [
+        _row(compare.BASELINE, "p", 2000, [(20, 0.1, 0.4), (500, 1.0, 0.5), (1500, 3.0, 0.8)]),
+        _row(evo, "p", 500, [(500, 1.0, 0.7)]),
+        _row(evo, "p", 2000, [(500, 1.0, 0.7), (2000, 3.0, 0.75)]),
+    ]
+    table = compare.table(rows)
+    assert "| 500 | best-of-N | 1 | 0.5000 |" in table
+    assert "+0.2000" in table
+    assert "-0.0500" in table
+
+
+def test_cells_resume_and_a_torn_line_is_run_again(tmp_path):
+    todo = [
+        compare.Cell(compare.BASELINE, "a red circle", 0, 100),
+        compare.Cell("EvoSearch, ODE", "a red circle", 0, 100),
+    ]
+    assert list(compare.run(todo, tmp_path)) == todo
+    path = next(tmp_path.glob("cells-*.jsonl"))
+    lines = path.read_text().splitlines()
+    assert json.loads(lines[1])["nfe"] <= 100
+    path.write_text(lines[0] + "\n" + lines[1][:20])
+    assert list(compare.run(todo, tmp_path)) == todo[1:]
+    assert len(compare.read(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_parts_share_the_work(tmp_path, part):
+    todo = [compare.Cell(compare.BASELINE, "a red circle", seed, 20) for seed in range(3)]
+    assert list(compare.run(todo, tmp_path, part=(part, 2))) == todo[part::2]
