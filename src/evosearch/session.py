@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -97,21 +98,10 @@ class Session:
         Raises:
             InvalidReward: No particle got a finite reward.
         """
-        status = "failed"
+        status, verdicts = "failed", dict[str, list[float]]()
         try:
-            with Bar(self.prompt, self.total, progress) as self._bar:
-                try:
-                    for p in self._populations():
-                        self._record(p, folder)
-                        best = self.gallery.best
-                        if best is None and len(self.generations) > 1:
-                            break
-                        if stop_at is not None and best is not None and best.reward >= stop_at:
-                            break
-                except BudgetExhausted:
-                    pass
-            if self.gallery.best is None:
-                raise self._nothing()
+            self._search(folder, stop_at, progress)
+            verdicts = self._judged(judges)
             status = "done"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -121,7 +111,7 @@ class Session:
             raise
         finally:
             self.close()
-            result = self._result(judges if status == "done" else {}) if self.gallery.best else None
+            result = self._result(verdicts) if self.gallery.best else None
             if folder is not None:
                 folder.finish(result, status)
         assert result is not None
@@ -131,9 +121,18 @@ class Session:
         """Let an offloaded pipeline free its models."""
         getattr(self.own, "close", lambda: None)()
 
-    def _populations(self) -> Iterator[Population]:
+    def _search(self, folder: RunFolder | None, stop_at: float | None, progress: bool) -> None:
         rng = torch.Generator().manual_seed(self.seed)
-        return self.algorithm(self.sampler, self.reward, rng, **self.knobs)
+        with Bar(self.prompt, self.total, progress) as self._bar, suppress(BudgetExhausted):
+            for p in self.algorithm(self.sampler, self.reward, rng, **self.knobs):
+                self._record(p, folder)
+                best = self.gallery.best
+                if best is None and len(self.generations) > 1:
+                    break
+                if stop_at is not None and best is not None and best.reward >= stop_at:
+                    break
+        if self.gallery.best is None:
+            raise self._nothing()
 
     def _record(self, p: Population, folder: RunFolder | None) -> None:
         if p.i != self.own.steps or p.reward is None:
@@ -158,21 +157,25 @@ class Session:
             )
         return ValueError(f"budget of {describe(self.meter.budget)} ended before one sample was finished; give more")
 
-    def _result(self, judges: Mapping[str, TensorReward]) -> Result:
-        kept, first = self.gallery.kept, self.gallery.first
-        assert first is not None
-        scored = [entry for entry, _ in kept]
-        if judges:
-            samples = torch.stack([sample for _, sample in kept]).float() / 255
-            prompts = [self.prompt] * len(kept)
-            verdicts = {name: torch.as_tensor(judge(samples, prompts)).tolist() for name, judge in judges.items()}
-            scored = [
+    def _judged(self, judges: Mapping[str, TensorReward]) -> dict[str, list[float]]:
+        """Held-out rewards of what is kept, by name, best first."""
+        if not judges:
+            return {}
+        samples = torch.stack([sample for _, sample in self.gallery.kept]).float() / 255
+        prompts = [self.prompt] * len(samples)
+        return {name: torch.as_tensor(judge(samples, prompts)).tolist() for name, judge in judges.items()}
+
+    def _result(self, verdicts: Mapping[str, Sequence[float]]) -> Result:
+        kept, plain = [entry for entry, _ in self.gallery.kept], self.gallery.first
+        assert plain is not None
+        if verdicts:
+            kept = [
                 replace(entry, held_out={name: values[k] for name, values in verdicts.items()})
-                for k, entry in enumerate(scored)
+                for k, entry in enumerate(kept)
             ]
         return Result(
-            kept=scored,
-            plain=first,
+            kept=kept,
+            plain=plain,
             generations=self.generations,
             curve=self.gallery.curve,
             cost=self.meter.cost,
