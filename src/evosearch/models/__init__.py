@@ -17,7 +17,7 @@ def load(name: str, **kwargs: Any) -> Any:
 
     Args:
         name: A bundled pipeline's name, a local folder, or a hub id.
-        **kwargs: For ``from_pretrained``: ``torch_dtype``, ``variant``, ...
+        **kwargs: For ``from_pretrained``: ``dtype``, ``variant``, ...
 
     Raises:
         ValueError: There is no such pipeline, or it cannot be had.
@@ -27,7 +27,8 @@ def load(name: str, **kwargs: Any) -> Any:
 
     if name in DEFAULTS:
         # Kept in half precision to be small; run in single, which every machine does well.
-        return DiffusionPipeline.from_pretrained(_HERE / name, **{"torch_dtype": torch.float32, **kwargs})
+        chosen = {} if kwargs.keys() & {"dtype", "torch_dtype"} else {"dtype": torch.float32}
+        return DiffusionPipeline.from_pretrained(_HERE / name, **chosen, **kwargs)
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():

@@ -1,0 +1,142 @@
+"""The denoiser: a UNet over the latents and the text encoder it reads, trained together."""
+
+from pathlib import Path
+
+import numpy as np
+import tokens
+import torch
+from autoencoder import encode
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from loop import Plan, ahead, averaged_weights, save_tensors, train
+from safetensors.torch import load_file
+from shapes_data import pictures
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+BATCH = 64
+EMPTY_CAPTIONS = 0.12
+EXAMPLES = 48_000
+WIDTH = 96
+TEXT_WIDTH = 128
+
+
+def scheduler() -> DDIMScheduler:
+    """The noise of training and sampling: cosine, down to no signal at all.
+
+    Latents of 8x8 have little redundancy, so the linear schedule of larger models would drown them too early.
+    """
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+        set_alpha_to_one=True,
+        clip_sample=False,
+        steps_offset=1,  # no effect on trailing timesteps; the pipeline warns about any other value
+    )
+
+
+class Denoiser(nn.Module):
+    """Noisy latents (N, 8, 8, 8), timesteps (N,) and caption tokens (N, 32) to the velocity (N, 8, 8, 8)."""
+
+    def __init__(self, vocabulary: CLIPTokenizer) -> None:
+        super().__init__()
+        self.unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=8,
+            out_channels=8,
+            block_out_channels=(WIDTH,),
+            down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",),
+            layers_per_block=1,
+            norm_num_groups=16,
+            attention_head_dim=4,
+            cross_attention_dim=TEXT_WIDTH,
+        )
+        self.text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=TEXT_WIDTH,
+                intermediate_size=4 * TEXT_WIDTH,
+                projection_dim=TEXT_WIDTH,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=tokens.TOKENS,
+                bos_token_id=vocabulary.bos_token_id,
+                eos_token_id=vocabulary.eos_token_id,
+                pad_token_id=vocabulary.pad_token_id,
+            )
+        )
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, prompts: Tensor) -> Tensor:
+        """Predict the velocity."""
+        text = self.text_encoder(prompts).last_hidden_state
+        return self.unet(noisy, timesteps, text).sample
+
+
+def fit(
+    plan: Plan, checkpoint: Path, autoencoder: AutoencoderKL, vocabulary: CLIPTokenizer, device: torch.device
+) -> None:
+    """Train on a set of latents encoded once; some captions are emptied, for classifier-free guidance."""
+    latents, captions = _examples(checkpoint.with_name("latents.safetensors"), autoencoder, vocabulary, plan.seed)
+    empty = torch.tensor(tokens.encode(vocabulary, [""]))
+    noise = scheduler()
+    torch.manual_seed(plan.seed)
+    model = Denoiser(vocabulary).to(device)
+
+    def batch(step: int) -> tuple[Tensor, ...]:
+        rng = np.random.default_rng((plan.seed, step))
+        rows = torch.from_numpy(rng.integers(len(latents), size=BATCH))
+        dropped = torch.from_numpy(rng.random(BATCH) < EMPTY_CAPTIONS)
+        # One timestep from each of BATCH equal bins: the loss varies less than with independent ones.
+        levels = (np.arange(BATCH) + rng.random(BATCH)) * noise.config["num_train_timesteps"] / BATCH
+        return (
+            latents[rows].float(),
+            torch.from_numpy(levels).long(),
+            torch.where(dropped[:, None], empty, captions[rows].long()),
+        )
+
+    def loss(data: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        x0, timesteps, prompts = (part.to(device) for part in data)
+        eps = torch.randn_like(x0)
+        velocity = noise.get_velocity(x0, eps, timesteps)
+        error = model(noise.add_noise(x0, eps, timesteps), timesteps, prompts) - velocity
+        # In terms of x0, velocity weighs errors by 1 / sigma²; five is enough, or faint noise takes over.
+        sigma_squared = 1 - noise.alphas_cumprod.to(device)[timesteps]
+        squares = error.square().mean(dim=(1, 2, 3))
+        return {"loss": (squares * (5 * sigma_squared).clamp(max=1)).mean(), "unweighted": squares.mean()}
+
+    train(model, loss, batch, plan, checkpoint)
+
+
+def load(checkpoint: Path, vocabulary: CLIPTokenizer) -> Denoiser:
+    """The trained denoiser."""
+    model = Denoiser(vocabulary)
+    model.load_state_dict(averaged_weights(checkpoint))
+    return model.eval().requires_grad_(False)
+
+
+def _examples(path: Path, autoencoder: AutoencoderKL, vocabulary: CLIPTokenizer, seed: int) -> tuple[Tensor, Tensor]:
+    """Latents (EXAMPLES, 8, 8, 8) and caption tokens (EXAMPLES, 32), encoded at the first call."""
+    if not path.exists():
+        latents: list[Tensor] = []
+        captions: list[str] = []
+        # Other pictures than those the autoencoder was trained on.
+        batches = ahead(lambda step: pictures(seed + 1000, step * BATCH, BATCH), 0)
+        for step, (images, texts) in zip(range(EXAMPLES // BATCH), batches, strict=False):
+            latents.append(encode(autoencoder, images).half().cpu())
+            captions += texts if step % 5 else [_spoken(text) for text in texts]
+        save_tensors(
+            path,
+            {
+                "latents": torch.cat(latents),
+                "tokens": torch.tensor(tokens.encode(vocabulary, captions), dtype=torch.int16),
+            },
+        )
+    stored = load_file(path)
+    return stored["latents"], stored["tokens"]
+
+
+def _spoken(caption: str) -> str:
+    """The same caption with "one" for "a"."""
+    return " ".join("one" if word == "a" else word for word in caption.split(" "))

@@ -1,0 +1,21 @@
+"""Training pictures of the shapes world, each a pure function of (seed, number)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evosearch.shapes import held_out, layout, render, sample_scene
+
+
+def picture(seed: int, number: int) -> tuple[np.ndarray, str]:
+    """One training picture, (64, 64, 3) uint8, and its caption; never a held-out scene."""
+    rng = np.random.default_rng((seed, number))
+    while held_out(scene := sample_scene(rng)):
+        pass
+    return render(layout(scene, rng), rng), scene.caption
+
+
+def pictures(seed: int, start: int, count: int) -> tuple[Tensor, list[str]]:
+    """Pictures `start` to `start + count`, (count, 3, 64, 64) in [-1, 1], and their captions."""
+    images, captions = zip(*(picture(seed, number) for number in range(start, start + count)), strict=True)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1, list(captions)
