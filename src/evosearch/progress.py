@@ -14,6 +14,11 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.0f} NFE/s" if task.speed else "", style="progress.data.speed")
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: characters that would control it, prompts can hold any, are shown as such."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 class Bar:
     """A progress bar on standard error, for the length of a ``with`` block.
 
@@ -34,7 +39,7 @@ class Bar:
             TimeRemainingColumn(compact=True),
         )
         self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
-        short = title if len(title) <= 32 else title[:31] + "…"
+        short = printable(title if len(title) <= 32 else title[:31] + "…")
         self._task = self._progress.add_task(short, total=total, best="-")
 
     def __enter__(self) -> Bar:

@@ -35,7 +35,8 @@ def sampler_of(
         return pipe
     pipe = models.load(pipe) if isinstance(pipe, str) else pipe
     suited = models.defaults(pipe)
-    steps = suited.pop("steps", None) if steps is None else steps
+    own_steps = suited.pop("steps", None)
+    steps = own_steps if steps is None else steps
     kwargs = {**suited, **(pipeline_kwargs or {})}
     return PipelineSampler(pipe, prompt, steps=steps, eta=eta or 0.0, seed=seed, batch_size=batch_size, **kwargs)
 

@@ -1,0 +1,338 @@
+"""The command line. Heavy imports stay inside the commands, so that help comes at once."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from evosearch.progress import printable
+
+if TYPE_CHECKING:
+    from evosearch.result import Result
+
+_DEFAULT = "shapes-diffusion"
+_REWARDS = {_DEFAULT: "shapes"}
+
+# Exit codes, after sysexits.h where it has one.
+_USAGE, _DATA, _DISK, _INTERRUPTED = 2, 65, 74, 130
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors are one sentence on standard error, and an exit code that scripts can use."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("interrupted", _INTERRUPTED)
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            _fail(f"{error.strerror or error}{where}", _DISK)
+        except (ValueError, TypeError) as error:
+            if not _expected(error):
+                raise
+            from evosearch.session import InvalidReward
+
+            _fail(str(error), _DATA if isinstance(error, InvalidReward) else _USAGE)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    typer.echo(f"evosearch: {printable(sentence)}", err=True)
+    raise typer.Exit(code)
+
+
+def _expected(error: Exception) -> bool:
+    """Whether an error speaks of the user's arguments, which we and diffusers check, and not of a defect."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").partition(".")[0] in ("evosearch", "diffusers")
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Better images and videos from pre-trained diffusion and flow models, by search at inference time.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"evosearch {version('evosearch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """What holds for all commands."""
+    del version
+
+
+@app.command(no_args_is_help=True)
+def generate(
+    prompt: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to generate; each is searched by itself.")
+    ] = None,
+    *,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="More prompts, one a line.")] = None,
+    model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = _DEFAULT,
+    reward: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[=WEIGHT]", help="What to maximise; several are added up.")
+    ] = None,
+    algorithm: Annotated[str, typer.Option(help="See: evosearch list searches.")] = "evosearch",
+    budget: Annotated[
+        str | None, typer.Option(help="NFE (2000), samples' worth (20x, the default) or time (60s).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.  [default: the model's]")] = None,
+    eta: Annotated[float | None, typer.Option(help="0 = ODE, 1 = SDE.  [default: the algorithm's]")] = None,
+    seed: Annotated[int, typer.Option(help="All noise and all choices follow from it.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Particles in one pass of the model.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="New folder.  [default: runs/0001, 0002, ...]")] = None,
+    knob: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="The algorithm's own: rate=.3, schedule=[0,5].")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="The pipeline's own: guidance_scale=5.")
+    ] = None,
+    held_out: Annotated[list[str] | None, typer.Option(help="Reward that judges at the end, never steers.")] = None,
+    stop_at: Annotated[float | None, typer.Option(help="End as soon as this reward is reached.")] = None,
+    warm_start: Annotated[Path | None, typer.Option(help="Begin with the best noises of this run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and start nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the paths of the best pictures alone.")] = False,
+) -> None:
+    """Search for the best picture or video of each PROMPT.
+
+    Writes a run folder: media/, report.html, manifest.json, log.jsonl.
+    Several prompts: a folder for each. Ctrl-C keeps what was found.
+    """
+    texts = _prompts(prompt or [], prompts)
+    shared: dict[str, Any] = {
+        "reward": _reward(reward, model),
+        "algorithm": algorithm,
+        "budget": budget,
+        "steps": steps,
+        "eta": eta,
+        "seed": seed,
+        "batch_size": batch_size,
+        "pipeline_kwargs": _values(set_, "--set"),
+        **_knobs(knob),
+    }
+    if dry_run:
+        return _dry_run(model, texts, shared)
+
+    import evosearch as es
+
+    _hush()
+    folder = out or _next_folder()
+    folders = [folder] if len(texts) == 1 else [folder / f"{k:04d}" for k in range(len(texts))]
+    new = [each for each in folders if not each.exists()]
+    try:
+        results = es.search(
+            model,
+            texts[0] if len(texts) == 1 else texts,
+            run_dir=folder,
+            progress=not quiet,
+            held_out=held_out or (),
+            stop_at=stop_at,
+            warm_start=warm_start,
+            **shared,
+        )
+    except BaseException:
+        if saved := [each for each in new if (each / "report.html").exists()]:
+            typer.echo(f"what was found so far is in {', '.join(map(str, saved))}", err=True)
+        raise
+    for text, each, result in zip(texts, folders, [results] if len(texts) == 1 else results, strict=True):
+        best = each / json.loads((each / "manifest.json").read_text())["kept"][0]["file"]
+        typer.echo(best) if quiet else _show(text if len(texts) > 1 else "", result, best, each)
+
+
+def _show(text: str, result: Result, best: Path, folder: Path) -> None:
+    from evosearch.curve import number
+
+    cost = result.cost
+    if text:
+        typer.echo(f"\n{printable(text)}")
+    typer.echo(f"best reward   {number(result.best.reward)}, plain sample {number(result.plain.reward)}")
+    for name, value in result.best.held_out.items():
+        typer.echo(f"held out      {printable(name)} {number(value)}")
+    typer.echo(f"cost          {cost.nfe:,} NFE, {cost.seconds:.1f} s")
+    if result.invalid:
+        typer.echo(f"invalid       {result.invalid:,} of {cost.reward_calls:,} rewards")
+    typer.echo(f"best sample   {best}")
+    typer.echo(f"report        {folder / 'report.html'}")
+
+
+def _dry_run(model: str, texts: list[str], shared: dict[str, Any]) -> None:
+    import evosearch as es
+
+    _hush()
+    pipe = es.load(model)
+    each = [es.estimate(pipe, text, **shared) for text in texts]
+    typer.echo(f"prompts  {len(each):>10,}")
+    typer.echo(f"NFE      {sum(e.nfe for e in each):>10,}")
+    typer.echo(f"seconds  {sum(e.seconds for e in each):>10,.0f}")
+    typer.echo(f"memory   {max(e.memory for e in each) / 2**20:>10,.0f} MiB beside the model")
+    typer.echo(f"disk     {sum(e.disk for e in each) / 2**20:>10,.0f} MiB")
+
+
+def _hush() -> None:
+    """Leave the terminal to our own bar: loading takes seconds, and a download still shows its progress."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def _prompts(given: list[str], file: Path | None) -> list[str]:
+    lines: list[str] = []
+    if file is not None:
+        if not file.is_file():
+            raise ValueError(f"--prompts must be a text file with one prompt a line, but there is no file {file}")
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not given and not lines:
+        raise ValueError("give at least one prompt, or a file of them by --prompts")
+    return [*given, *lines]
+
+
+def _reward(given: list[str] | None, model: str) -> Any:
+    if not given:
+        if model not in _REWARDS:
+            raise ValueError(f"--reward must be named for {model}, for instance --reward jpeg; see: list rewards")
+        return _REWARDS[model]
+    if len(given) == 1 and "=" not in given[0]:
+        return given[0]
+    named = [text if "=" in text else f"{text}=1" for text in given]
+    weights = _values(named, "--reward")
+    for name, weight in weights.items():
+        if not isinstance(weight, int | float):
+            raise ValueError(f"--reward {name} must have a number as its weight, got {weight!r}")
+    return weights
+
+
+def _knobs(given: list[str] | None) -> dict[str, Any]:
+    from evosearch import search
+
+    values = _values(given, "--knob")
+    for name in values:
+        if name in inspect.signature(search).parameters:
+            raise ValueError(
+                f"--knob sets what is the algorithm's own; {name} is an option, --{name.replace('_', '-')}"
+            )
+    return values
+
+
+def _values(given: list[str] | None, option: str) -> dict[str, Any]:
+    """``name=value`` as a mapping; values as JSON or Python writes them, or else text."""
+    values: dict[str, Any] = {}
+    for pair in given or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"{option} must be name=value, got {pair!r}")
+        values[name] = _value(value)
+    return values
+
+
+def _value(text: str) -> Any:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+def _next_folder() -> Path:
+    runs = Path("runs")
+    taken = [int(folder.name) for folder in runs.glob("[0-9]*") if folder.name.isdecimal()]
+    return runs / f"{max(taken, default=0) + 1:04d}"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder; a former demo in it is replaced.")] = Path("evosearch-demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Two prompts, smaller budgets.")] = False,
+    budget: Annotated[int | None, typer.Option(help="NFE of one search.  [default: 800]")] = None,
+    seed: Annotated[int, typer.Option(help="All noise and all choices follow from it.")] = 0,
+) -> None:
+    """Hard prompts, the bundled pipeline: best-of-N against EvoSearch at equal NFE.
+
+    Writes pages to look at: index.html, and the report of each search.
+    """
+    from rich.console import Console
+
+    from evosearch import demo as the_demo
+
+    _hush()
+    rows: list[the_demo.Row] = []
+    try:
+        chosen = the_demo.PROMPTS[:2] if quick else the_demo.PROMPTS
+        default = the_demo.QUICK_NFE if quick else the_demo.NFE
+        nfe = default if budget is None else budget
+        for row in the_demo.run(out, budget=nfe, prompts=chosen, seed=seed):
+            rows.append(row)
+    finally:
+        if rows:
+            Console().print(the_demo.table(rows))
+            typer.echo(f"pictures and reports: {out / 'index.html'}")
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Literal["searches", "rewards", "models"] | None, typer.Argument(help="All by default.")] = None,
+) -> None:
+    """List the searches, the rewards or the bundled models, each with its file."""
+    kinds = {"searches": _searches, "rewards": _rewards, "models": _models}
+    for kind in [what] if what else kinds:
+        if what is None:
+            typer.echo(f"{kind}:")
+        for name, *lines in kinds[kind]():
+            for k, line in enumerate(lines):
+                typer.echo(f"{name if k == 0 else '':18}{line}")
+
+
+def _searches() -> list[list[str]]:
+    from evosearch import searches
+
+    return [_described(name, getattr(searches, name)) for name in searches.__all__]
+
+
+def _rewards() -> list[list[str]]:
+    from importlib import import_module
+
+    from evosearch import rewards
+
+    return [
+        _described(name, getattr(import_module(f"evosearch.rewards.{name}"), made))
+        for name, made in rewards.NAMES.items()
+    ]
+
+
+def _models() -> list[list[str]]:
+    from evosearch import models
+
+    folder = Path(models.__file__).parent
+    return [
+        [name, ", ".join(f"{key} {value}" for key, value in suited.items()), str(folder / name)]
+        for name, suited in models.DEFAULTS.items()
+    ]
+
+
+def _described(name: str, thing: Any) -> list[str]:
+    """Name, first line of the docstring, its NFE line where it has one, and the file."""
+    first, *rest = inspect.cleandoc(thing.__doc__ or "").splitlines()
+    return [name, first, *(line for line in rest if line.startswith("NFE:")), inspect.getsourcefile(thing) or ""]

@@ -1,0 +1,254 @@
+"""The report: one HTML page of a run that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from html import escape
+from io import BytesIO
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from evosearch import curve
+from evosearch.curve import number
+from evosearch.media import model_name, picture
+from evosearch.result import Generation, Result, Scored
+from evosearch.types import Sample
+
+_SHOWN = 48  # particles of a generation
+_GENERATIONS = 24
+_HEADLINE = 240  # characters of a prompt
+_SMALL = 256  # pixels; what is smaller is enlarged without smoothing
+_LARGE = 1024
+_FRAME_MS = 62
+
+_SETTINGS = ("model", "pipeline", "scheduler", "sampler", "reward", "held_out", "algorithm", "steps", "eta", "seed",
+             "batch_size", "budget", "threads")  # fmt: skip
+
+
+def render(result: Result) -> str:
+    """The page of one run.
+
+    Args:
+        result: What `evosearch.search` returned; a result without thumbnails gives a page without populations.
+    """
+    settings = result.settings
+    over = " · ".join(str(v) for v in (settings.get("algorithm"), model_name(settings), settings.get("reward")) if v)
+    body = [
+        f'<p class="over">{text(over, _HEADLINE)}</p>',
+        headline(str(settings.get("prompt"))),
+        _pair(result),
+        _numbers(result),
+        _invalid(result),
+        "<h2>Reward against cost</h2>",
+        curve.svg([(nfe, reward) for nfe, _, reward in result.curve], result.cost.nfe, result.plain.reward),
+        _descent(result),
+        _populations(result),
+        _tables(result),
+    ]
+    return page(str(settings.get("prompt")), body)
+
+
+def page(title: str, body: Iterable[str]) -> str:
+    """An HTML page in the house style, which may load nothing from anywhere."""
+    from evosearch import __version__
+
+    style = Path(__file__).with_name("report.css").read_text()
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{text(title, 80)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+{"".join(f"{part}{chr(10)}" for part in body if part)}<footer>Made with evosearch {escape(__version__)}</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def headline(prompt: str) -> str:
+    """The prompt as the page's title; the rest of a very long one folded away."""
+    size = " class=long" if len(prompt) > _HEADLINE // 2 else ""
+    title = f'<h1{size} dir="auto">{text(prompt, _HEADLINE)}</h1>'
+    if len(prompt) <= _HEADLINE:
+        return title
+    return f'{title}<details><summary>The whole prompt</summary><p class="whole">{text(prompt)}</p></details>'
+
+
+def text(words: str, most: int | None = None) -> str:
+    """Text as HTML, cut to so many characters; control characters, which HTML has no place for, are shown as such."""
+    cut = words if most is None or len(words) <= most else words[: most - 1] + "…"
+    return escape("".join(c if c.isprintable() or c in "\n\t\u200d" else "\N{REPLACEMENT CHARACTER}" for c in cut))
+
+
+def image(sample: Sample, alt: str = "") -> str:
+    """An ``img`` of a sample, the picture within; a video plays."""
+    small = max(picture(sample).size) < _SMALL
+    stream = BytesIO()
+    if isinstance(sample, list):
+        first, *rest = [_shrunk(frame, _LARGE // 2) for frame in sample]
+        options: dict[str, Any] = {"lossless": True} if small else {"quality": 80}
+        first.save(stream, "WEBP", save_all=True, append_images=rest, duration=_FRAME_MS, loop=0, **options)
+    elif small:
+        sample.save(stream, "PNG")
+    else:
+        _shrunk(sample, _LARGE).save(stream, "WEBP", quality=90)
+    return _img(stream.getvalue(), "png" if small and not isinstance(sample, list) else "webp", small, alt)
+
+
+def _shrunk(picture: Image.Image, side: int) -> Image.Image:
+    smaller = picture.copy()
+    smaller.thumbnail((side, side))
+    return smaller
+
+
+def _img(data: bytes, kind: str, small: bool, alt: str) -> str:
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<img{" class=small" if small else ""} src="{uri}" alt="{escape(alt)}">'
+
+
+def _pair(result: Result) -> str:
+    def figure(kind: str, label: str, scored: Scored) -> str:
+        judged = "".join(
+            f'<span class="aside">{text(name)} {number(value)}</span>' for name, value in scored.held_out.items()
+        )
+        words = f"<span>{label}</span><b>{number(scored.reward)}</b>{judged}"
+        return f'<figure class="{kind}">{image(scored.sample, label)}<figcaption>{words}</figcaption></figure>'
+
+    figures = [figure("plain", "plain sample, same seed", result.plain)]
+    if result.stock is not None:
+        figures.append(figure("stock", "the same by the pipeline's own solver", result.stock))
+    figures.append(figure("best", "best found", result.best))
+    return f'<div class="pair">{"".join(figures)}</div>'
+
+
+def _numbers(result: Result) -> str:
+    cost = result.cost
+    counted = {
+        "NFE": f"{cost.nfe:,}",
+        "samples scored": f"{cost.reward_calls:,}",
+        "seconds": f"{cost.seconds:,.1f}",
+        **({"dollars": f"{cost.usd:,.2f}"} if cost.usd else {}),
+    }
+    return f'<dl class="numbers">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in counted.items())}</dl>'
+
+
+def _invalid(result: Result) -> str:
+    if not result.invalid:
+        return ""
+    share = result.invalid / max(result.cost.reward_calls, 1)
+    return (
+        f'<p class="note">{result.invalid:,} of {result.cost.reward_calls:,} rewards ({share:.0%}) were not finite. '
+        "Such samples are marked invalid and never win.</p>"
+    )
+
+
+def _thumb(result: Result, id: int, caption: str, kind: str = "") -> str:
+    data = result.thumbnails.get(id)
+    if data is None:
+        return ""
+    return (
+        f'<figure class="{kind}">{_img(data, "webp", max(picture(result.best.sample).size) < _SMALL, caption)}'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _descent(result: Result) -> str:
+    """The best sample's forebears, from the first noise on."""
+    rewards = {id: r for g in result.generations for id, r in zip(g.ids, g.rewards, strict=True)}
+    line = [gene for gene in result.best.genome if gene.id in result.thumbnails and gene.id in rewards]
+    if len(line) < 2:
+        return ""
+    shown = [
+        _thumb(result, gene.id, number(rewards[gene.id]) + ("" if gene.op == "prior" else f"<br>level {gene.level}"))
+        for gene in line
+    ]
+    return (
+        "<h2>How the best one came to be <small>each bred from the one before, at the level named</small></h2>"
+        f'<div class="thumbs path">{"".join(shown)}</div>'
+    )
+
+
+def _populations(result: Result) -> str:
+    if not result.thumbnails:
+        return ""
+    merged = _merged(result.generations)
+    parts = [_population(result, k, generation) for k, generation in enumerate(merged[:_GENERATIONS])]
+    if len(merged) > _GENERATIONS:
+        parts.append(f'<p class="soft">and {len(merged) - _GENERATIONS:,} more generations</p>')
+    return "".join(parts)
+
+
+def _population(result: Result, k: int, generation: Generation) -> str:
+    def order(particle: tuple[int, float]) -> float:
+        return -particle[1] if particle[1] == particle[1] else float("inf")
+
+    ranked = sorted(zip(generation.ids, generation.rewards, strict=True), key=order)
+    shown: list[str] = []
+    for id, reward in ranked[:_SHOWN]:
+        kind = "first" if id == result.best.id else "" if reward == reward else "invalid"
+        shown.append(_thumb(result, id, number(reward), kind))
+    more = f'<p class="soft">and {len(ranked) - _SHOWN:,} more</p>' if len(ranked) > _SHOWN else ""
+    invalid = sum(reward != reward for _, reward in ranked)
+    words = [
+        f"{len(ranked):,} particles",
+        *([f"{invalid:,} invalid"] if invalid else []),
+        "fresh noise" if _is_fresh(generation) else "bred",
+        f"{generation.nfe:,} NFE by then",
+    ]
+    return f'<h2>Generation {k} <small>{", ".join(words)}</small></h2><div class="thumbs">{"".join(shown)}</div>{more}'
+
+
+def _merged(generations: list[Generation]) -> list[Generation]:
+    """Fresh particles that came in waves are one population."""
+    fresh = list(takewhile(_is_fresh, generations))
+    if len(fresh) < 2:
+        return generations
+    ids, parents, rewards = ([v for g in fresh for v in getattr(g, name)] for name in ("ids", "parents", "rewards"))
+    return [Generation(ids, parents, rewards, fresh[-1].nfe, fresh[-1].seconds), *generations[len(fresh) :]]
+
+
+def _is_fresh(generation: Generation) -> bool:
+    return all(parent == -1 for parent in generation.parents)
+
+
+def _tables(result: Result) -> str:
+    cost = result.cost
+    settings: dict[str, Any] = {**result.settings, "model": model_name(result.settings)}
+    named = {name: settings[name] for name in _SETTINGS if settings.get(name) not in (None, [], "")}
+    spent = {
+        "NFE": f"{cost.nfe:,}",
+        "model passes": f"{cost.model_passes:,}",
+        "decodes": f"{cost.decodes:,}",
+        "reward calls": f"{cost.reward_calls:,}",
+        "invalid rewards": f"{result.invalid:,}",
+        "seconds": f"{cost.seconds:,.1f}",
+        **({"dollars": f"{cost.usd:,.4f}"} if cost.usd else {}),
+    }
+    named |= settings.get("knobs", {})
+    named |= settings.get("pipeline_kwargs", {})
+    versions = {f"{name} version": v for name, v in settings.get("versions", {}).items()}
+    return (
+        '<div class="tables">'
+        f"<section><h2>Settings</h2>{_table(named)}</section>"
+        f"<section><h2>Cost</h2>{_table(spent | versions)}</section></div>"
+    )
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    def shown(value: Any) -> str:
+        return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    cells = [f"<tr><th>{text(name)}</th><td>{text(shown(v), 400)}</td></tr>" for name, v in rows.items()]
+    return f"<table>{''.join(cells)}</table>"

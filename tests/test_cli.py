@@ -1,0 +1,329 @@
+"""The command line, as a user meets it: what it prints, what it writes, and how it ends."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+from PIL import Image
+from typer.testing import CliRunner
+
+import evosearch as es
+from evosearch import cli, demo, models, store
+
+QUICK = ["--steps", "2", "--budget", "5x", "--batch-size", "4"]
+
+
+@pytest.fixture(scope="module")
+def load():
+    """The real loader, which loads each model once."""
+    return functools.cache(models.load)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch, load):
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "load", load)
+    return tmp_path
+
+
+def evosearch(*arguments, code=0):
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(message: str, *arguments, code=2) -> str:
+    """One sentence on standard error, and nothing written."""
+    before = sorted(Path().rglob("*"))
+    result = evosearch(*arguments, code=code)
+    assert result.stdout == ""
+    assert re.fullmatch(r"evosearch: [^\n]+\n", result.stderr), result.stderr
+    assert re.search(message, result.stderr), result.stderr
+    assert sorted(Path().rglob("*")) == before
+    return result.stderr
+
+
+def manifest_of(folder: str) -> dict:
+    return json.loads((Path(folder) / "manifest.json").read_text())
+
+
+# generate
+
+
+def test_generate_writes_a_new_folder_each_time():
+    first = evosearch("generate", "two red circles", *QUICK)
+    manifest = manifest_of("runs/0001")
+    assert manifest["status"] == "done"
+    assert manifest["cost"]["nfe"] == 10
+    best = Path("runs/0001") / manifest["kept"][0]["file"]
+    assert f"best reward   {manifest['kept'][0]['reward']:.3f}" in first.stdout
+    assert f"plain sample {manifest['plain']['reward']:.3f}" in first.stdout
+    assert f"best sample   {best}\n" in first.stdout and best.is_file()
+    assert "report        runs/0001/report.html\n" in first.stdout
+    assert Path("runs/0001/report.html").is_file()
+    evosearch("generate", "two red circles", *QUICK)
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["0001", "0002"]
+
+
+def test_generate_passes_every_option_on():
+    evosearch(
+        *("generate", "a blue star", "--model", "shapes-diffusion", "--reward", "shapes", "--reward", "jpeg=.01"),
+        *("--algorithm", "evosearch", "--budget", "200", "--steps", "2", "--eta", ".5", "--seed", "7"),
+        *("--batch-size", "4", "--out", "here", "--knob", "rate=.3", "--knob", "schedule=[0, 1]"),
+        *("--knob", "sizes=[4,3,2]", "--knob", "mutation=additive", "--set", "guidance_scale=1.5"),
+        *("--held-out", "jpeg", "--quiet"),
+    )
+    manifest = manifest_of("here")
+    settings = manifest["settings"]
+    assert settings["reward"] == "1 shapes + 0.01 jpeg"
+    assert settings["knobs"] == {
+        "rate": 0.3,
+        "schedule": [0, 1],
+        "sizes": [4, 3, 2],
+        "mutation": "additive",
+        "eta": 0.5,
+    }
+    assert (settings["steps"], settings["seed"], settings["batch_size"], settings["budget"]) == (2, 7, 4, "200 NFE")
+    assert settings["pipeline_kwargs"]["guidance_scale"] == 1.5
+    assert manifest["kept"][0]["held_out"].keys() == {"jpeg"}
+
+
+def test_quiet_prints_the_best_pictures_path_alone():
+    result = evosearch("generate", "a blue star", *QUICK, "--quiet")
+    assert result.stderr == ""
+    Image.open(result.stdout.removesuffix("\n")).close()
+
+
+def test_several_prompts_get_a_folder_each():
+    Path("prompts.txt").write_text("two red circles\n\na blue star\n")
+    result = evosearch("generate", "a red star", "--prompts", "prompts.txt", *QUICK, "--out", "three")
+    prompts = [manifest_of(f"three/{k:04d}")["settings"]["prompt"] for k in range(3)]
+    assert prompts == ["a red star", "two red circles", "a blue star"]
+    assert [line for line in result.stdout.splitlines() if line in prompts] == prompts
+    assert result.stdout.count("best reward") == 3
+
+
+def test_stop_at_ends_early():
+    evosearch("generate", "a blue star", "--steps", "2", "--budget", "40x", "--algorithm", "best_of_n",
+              "--batch-size", "4", "--stop-at", "-1", "--out", "early")  # fmt: skip
+    assert manifest_of("early")["cost"]["nfe"] == 8
+
+
+def test_warm_start_takes_an_earlier_runs_noises():
+    evosearch("generate", "a blue star", *QUICK, "--out", "first")
+    evosearch("generate", "a blue star", *QUICK, "--out", "second", "--seed", "1", "--warm-start", "first")
+    assert manifest_of("second")["plain"]["genome"][0] == manifest_of("first")["kept"][0]["genome"][0]
+
+
+def test_dry_run_says_what_it_would_take_and_writes_nothing():
+    result = evosearch("generate", "two red circles", "a blue star", *QUICK, "--dry-run")
+    rows = dict(re.findall(r"^(\w+) +([\d,]+)", result.stdout, re.MULTILINE))
+    assert (rows["prompts"], rows["NFE"]) == ("2", "20")
+    assert {"seconds", "memory", "disk"} <= rows.keys()
+    assert list(Path().iterdir()) == []
+
+
+# what a user gets wrong
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("give at least one prompt", ["--steps", "2"]),
+        ("none of them empty; got ' '", [" "]),
+        ("unknown word 'circlez'", ["two red circlez"]),
+        ("did you mean 'evosearch'", ["a blue star", "--algorithm", "evosaerch"]),
+        ("did you mean 'shapes-diffusion'", ["a blue star", "--model", "shape-diffusion", "--reward", "shapes"]),
+        ("did you mean 'shapes'", ["a blue star", "--reward", "shape"]),
+        ("--reward must be named for owner/name", ["a blue star", "--model", "owner/name"]),
+        ("--reward jpeg must have a number", ["a blue star", "--reward", "jpeg=much"]),
+        ('budget must be a Budget, NFE as a whole number, "20x"', ["a blue star", "--budget", "lots"]),
+        ("budget must be at least 10 NFE", ["a blue star", "--budget", "3", "--steps", "2"]),
+        ("has no knob 'ratio'.*did you mean 'rate'", ["a blue star", "--knob", "ratio=.1"]),
+        ("--knob must be name=value, got 'rate'", ["a blue star", "--knob", "rate"]),
+        ("--knob .* seed is an option, --seed", ["a blue star", "--knob", "seed=1"]),
+        ("--set must be name=value", ["a blue star", "--set", "guidance scale=1"]),
+        ("seed must be a whole number from 0", ["a blue star", "--seed", "-1"]),
+        ("there is no file nowhere.txt", ["--prompts", "nowhere.txt"]),
+        ("nowhere does not exist", ["a blue star", "--warm-start", "nowhere"]),
+    ],
+)
+def test_wrong_arguments_get_one_sentence(message, arguments):
+    refused(message, "generate", *arguments)
+
+
+def test_terminal_codes_in_a_prompt_stay_text():
+    assert "\x1b" not in refused(r"unknown word", "generate", "two red circles \x1b[31m", "--steps", "2")
+    done = evosearch("generate", "\x1b[31mred", "\u202eblue", "--reward", "jpeg", *QUICK)
+    assert "\N{REPLACEMENT CHARACTER}[31mred\n" in done.stdout and not {"\x1b", "\u202e"} & set(done.output)
+
+
+def test_second_run_into_a_folder_is_refused_and_the_first_stays():
+    evosearch("generate", "a blue star", *QUICK, "--out", "run")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    refused("run holds a run; name another", "generate", "a red star", *QUICK, "--out", "run")
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_invalid_reward_ends_with_65(monkeypatch):
+    monkeypatch.setattr("evosearch.rewards.jpeg.jpeg", lambda samples, prompts: torch.full((len(samples),), torch.nan))
+    result = evosearch("generate", "a blue star", "--reward", "jpeg", *QUICK, code=65)
+    assert "evosearch: the reward gave nothing finite for any of" in result.stderr
+    assert manifest_of("runs/0001")["status"] == "invalid"
+
+
+def test_full_disk_ends_with_74(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "media/plain.png")
+
+    monkeypatch.setattr(store.media, "png", full)
+    result = evosearch("generate", "a blue star", *QUICK, code=74)
+    assert result.stderr.splitlines()[-1] == "evosearch: No space left on device: media/plain.png"
+
+
+def test_defects_keep_their_traceback(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(es.run, "search", broken)
+    result = CliRunner().invoke(cli.app, ["generate", "a blue star"])
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_ctrl_c_keeps_what_was_found(here):
+    command = [sys.executable, "-c", "import torch; torch.set_num_threads(1); from evosearch.cli import app; app()"]
+    asked = ["generate", "a blue star", "--algorithm", "best_of_n", "--budget", "100000x", "--steps", "2"]
+    with subprocess.Popen([*command, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        log = here / "runs" / "0001" / "log.jsonl"
+        deadline = time.monotonic() + 60
+        while not (log.exists() and "generation" in log.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.endswith("what was found so far is in runs/0001\nevosearch: interrupted\n")
+    assert "Traceback" not in err
+    manifest = manifest_of("runs/0001")
+    assert manifest["status"] == "interrupted"
+    assert (Path("runs/0001") / manifest["kept"][0]["file"]).is_file()
+
+
+# list, version, help
+
+
+def test_list_names_everything():
+    out = evosearch("list").stdout
+    for name in (*es.searches.__all__, *es.rewards.NAMES, *models.DEFAULTS):
+        assert re.search(rf"^{name} +\S", out, re.MULTILINE)
+    assert re.search(
+        r"^best_of_n +Draw n samples and keep the best\.\n +NFE: n · steps\.\n +/.*/best_of_n\.py$", out, re.M
+    )
+    assert "best_of_n" not in evosearch("list", "rewards").stdout
+
+
+def test_version():
+    assert evosearch("--version").stdout == f"evosearch {es.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["demo"], ["list"]])
+def test_help_fits_a_screen(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = evosearch(*command, "--help").stdout.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_needs_no_heavy_import():
+    check = "import sys, evosearch.cli; sys.exit(bool({'torch', 'diffusers', 'PIL'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+# demo
+
+
+@pytest.fixture
+def toy_demo(monkeypatch):
+    """The demo on a toy model, for what does not depend on the model."""
+    monkeypatch.setattr(demo.models, "load", lambda name: toy.sampler())
+    monkeypatch.setattr(
+        demo,
+        "search",
+        lambda pipe, prompt, reward, algorithm, budget, **kwargs: toy.found(
+            prompt=prompt, algorithm=algorithm, budget=budget, **{"progress": False, **kwargs}
+        ),
+    )
+
+
+def test_demo_compares_at_equal_cost(monkeypatch):
+    monkeypatch.setattr(demo, "PROMPTS", demo.PROMPTS[:1])
+    out = evosearch("demo", "--budget", "100").stdout
+    manifests = {method: manifest_of(f"evosearch-demo/00-{method}") for method in demo.METHODS}
+    assert {m["cost"]["nfe"] for m in manifests.values()} == {100}
+    assert len({m["plain"]["id"] for m in manifests.values()}) == 1
+    for manifest in manifests.values():
+        assert f"{manifest['kept'][0]['reward']:.3f}" in out
+    page = Path("evosearch-demo/index.html").read_text()
+    assert page.count("<img") == 3
+    for link in re.findall('href="(.*?)"', page):
+        assert (Path("evosearch-demo") / link).is_file()
+    assert len(re.findall('href="', page)) == 2
+
+
+def test_demo_replaces_a_former_demo_and_nothing_else(toy_demo):
+    evosearch("demo", "--budget", "100")
+    assert len(list(Path("evosearch-demo").glob("*/report.html"))) == 12
+    (Path("evosearch-demo") / "mine.txt").write_text("mine")
+    evosearch("demo", "--quick", "--budget", "100")
+    assert len(list(Path("evosearch-demo").glob("*/report.html"))) == 4
+    assert Path("evosearch-demo/index.html").read_text().count("<section>") == 2
+    assert (Path("evosearch-demo") / "mine.txt").read_text() == "mine"
+
+
+def test_demo_too_small_leaves_the_former_one(toy_demo):
+    evosearch("demo", "--quick", "--budget", "100")
+    refused("budget must be at least 100 NFE for evosearch", "demo", "--budget", "60")
+
+
+def test_demo_refuses_a_folder_that_is_not_its_own(toy_demo):
+    Path("photos/00-evosearch").mkdir(parents=True)
+    refused("photos is none; name another", "demo", "--out", "photos")
+    Path("file").write_text("mine")
+    refused("file is none; name another", "demo", "--out", "file")
+
+
+def test_interrupted_demo_shows_what_it_has(toy_demo, monkeypatch):
+    whole_search, calls = demo.search, []
+
+    def impatient(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return whole_search(*args, **kwargs)
+
+    monkeypatch.setattr(demo, "search", impatient)
+    result = evosearch("demo", "--budget", "100", code=130)
+    assert "index.html" in result.stdout and "interrupted" in result.stderr
+    assert Path("evosearch-demo/index.html").read_text().count("<section>") == 1
+
+
+def test_demo_prompts_are_hard():
+    from evosearch.shapes import held_out, parse
+
+    assert len(set(demo.PROMPTS)) == len(demo.PROMPTS)
+    for prompt in demo.PROMPTS:
+        scene = parse(prompt)
+        assert scene.objects == 4 and held_out(scene)
