@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from evosearch.bench.cli import app as bench
 from evosearch.progress import printable
 
 if TYPE_CHECKING:
@@ -289,6 +290,9 @@ def demo(
         if rows:
             Console().print(the_demo.table(rows))
             typer.echo(f"pictures and reports: {out / 'index.html'}")
+
+
+app.add_typer(bench, name="bench")
 
 
 @app.command("list")

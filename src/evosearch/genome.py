@@ -27,7 +27,8 @@ def replay(genome: Genome, sampler: Sampler, until: int | None = None, eta: floa
 
     Args:
         genome: Its genes, the first of them ``prior``.
-        sampler: A sampler of the same model, prompt and steps; its seed plays no part, the genome has its own.
+        sampler: A sampler of the same model, prompt and steps. Its seed matters only for the fresh noise of steps
+            where eta is above 0; the genome has its own for all else.
         until: Level to stop at; the end by default. At 0: the initial noise, mutations of it included.
         eta: As in the run that made the particle.
 

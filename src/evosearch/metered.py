@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from evosearch.budget import Meter
 from evosearch.result import Gallery
@@ -30,6 +31,7 @@ class MeteredSampler:
         self.start, self.step, self.cost = sampler.start, sampler.step, sampler.cost
         self.renoise, self.noise = sampler.renoise, sampler.noise
         self.decoded: tuple[Population, Tensor] | None = None
+        self._sources = WeakTensorKeyDictionary()
 
     def prior(self, n: int) -> Population:
         """See `Sampler.prior`."""
@@ -55,7 +57,13 @@ class MeteredSampler:
         samples = (self._own.decode(p) * 255).round().to(torch.uint8)
         self._meter.decodes += len(p)
         self.decoded = (p, samples)
-        return samples.float() / 255
+        seen = samples.float() / 255
+        self._sources[seen] = self.decoded
+        return seen
+
+    def source(self, samples: Tensor) -> tuple[Population, Tensor] | None:
+        """What these very samples were decoded from, and their 8 bits; None if they are not from `decode`."""
+        return self._sources.get(samples)
 
     def _charged(
         self, p: Population, cost: int, work: Callable[[Population], tuple[Population, dict[int, Population]]]
@@ -109,8 +117,7 @@ class MeteredReward:
         self._meter.reward_calls += n
         self.invalid += int((~values.isfinite()).sum())
         values = torch.where(values.isfinite(), values, torch.nan)
-        if self._sampler.decoded is not None:
-            p, decoded = self._sampler.decoded
-            if p.i == self._sampler.steps and len(p) == n:
-                self._gallery.offer(p, decoded, values, self._meter.cost)
+        source = self._sampler.source(samples)
+        if source is not None and source[0].i == self._sampler.steps:
+            self._gallery.offer(*source, values, self._meter.cost)
         return values

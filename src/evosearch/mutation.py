@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from evosearch.noise import normal
 from evosearch.path import NoisePath
 from evosearch.types import Population, Sampler
 
@@ -36,7 +37,8 @@ def level_preserving(p: Population, z: Tensor, path: NoisePath, rate: float) -> 
     if p.x0 is None:
         raise ValueError(f"p must have x0 to be mutated at level {p.i}; keep it by run(..., keep=({p.i},))")
     eps = p.eps if p.eps is not None else path.eps(p.x, p.x0, p.i)
-    return float(path.alpha[p.i]) * p.x0 + float(path.sigma[p.i]) * (keep * eps + rate * z)
+    # alpha x0 + sigma eps', written as a change of x: at rate 0 the child is its parent, bit by bit
+    return p.x + float(path.sigma[p.i]) * ((keep - 1) * eps + rate * z)
 
 
 def additive(p: Population, z: Tensor, path: NoisePath, rate: float) -> Tensor:
@@ -64,12 +66,12 @@ def mutate(
 
     Args:
         p: Parents, (N, *D); with x0 where the operator needs it.
-        sampler: Gives the path and the keyed noise.
-        rng: Draws the children's ids.
+        sampler: Gives the path.
+        rng: Draws the children's ids; its seed and those key the fresh noise.
         rate: Share of fresh noise, in [0, 1].
         operator: A name in `OPERATORS`.
         inherit_noise: Let children meet their parents' later noise, so that they differ by the mutation alone.
     """
     child = p.born(operator, rng, inherit_noise=inherit_noise, rate=rate)
-    z = sampler.noise(child.id, p.i, "mutation")
+    z = normal(rng.initial_seed(), child.id, p.i, "mutation", p.x.shape[1:])
     return child.moved(OPERATORS[operator](p, z, sampler.path, rate))

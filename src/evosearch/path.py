@@ -6,14 +6,14 @@ A state at level i is x = alpha_i x0 + sigma_i eps. Diffusion and flow differ in
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 # Their output is not a velocity, a noise or a clean state at one level, so no (x0, eps) follows from it.
-_UNSEARCHABLE = ("FlowMap", "KDPM2", "DPMSolverSDE", "SCM", "IPNDM", "Inverse", "Repaint", "UnCLIP", "Wuerstchen")
+_UNSEARCHABLE = ("FlowMap", "KDPM2", "DPMSolverSDE", "SCM", "IPNDM", "Inverse", "RePaint", "UnCLIP", "Wuerstchen")
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,16 @@ class NoisePath:
             )
         alpha, sigma, scale, prediction = _grid(scheduler)
         timesteps = torch.as_tensor(scheduler.timesteps).cpu()
-        # Heun and PNDM name a level twice; an interval of no length is no step.
-        new = torch.ones(len(alpha), dtype=torch.bool)
-        new[1:-1] = (alpha[1:-1] != alpha[:-2]) | (sigma[1:-1] != sigma[:-2])
+        # Heun and PNDM name a level twice, some end on it twice; an interval of no length is no step.
+        moves = (alpha.diff() != 0) | (sigma.diff() != 0)
+        new = torch.cat([torch.ones(1, dtype=torch.bool), moves])
+        steps = int(moves.sum())
+        if not ((alpha[new].diff() >= 0) & (sigma[new].diff() < 0)).all():
+            raise ValueError(
+                f"scheduler must lead from noise to data, sigma falling at every step, but {name} has sigma = "
+                f"{[round(s, 4) for s in sigma[new].tolist()]} in {steps} steps; ask for more, or change its config"
+            )
         multistep = name.startswith("DPMSolverMultistep") and getattr(config, "solver_order", 1) > 1
-        steps = int(new.sum()) - 1
         # Some take the options over from DDIM and heed neither.
         heeds = hasattr(scheduler, "_threshold_sample")
         clips, thresholds = (heeds and bool(getattr(config, k, False)) for k in ("clip_sample", "thresholding"))
@@ -103,7 +108,7 @@ class NoisePath:
             sigma=sigma[new],
             scale=scale[new],
             prediction=prediction,
-            timesteps=timesteps[new[:-1]],
+            timesteps=timesteps[moves],
             order=order or (2 if multistep else 1),
             first_order_last=not multistep
             or config.final_sigmas_type == "zero"
@@ -116,10 +121,22 @@ class NoisePath:
             dynamic_ratio=float(config.dynamic_thresholding_ratio) if thresholds else None,
         )
 
+    def cut(self, start: int, until: int) -> NoisePath:
+        """The stretch from one level to another, as a path of its own."""
+        levels = slice(start, until + 1)
+        return replace(
+            self,
+            alpha=self.alpha[levels],
+            sigma=self.sigma[levels],
+            scale=self.scale[levels],
+            timesteps=self.timesteps[start:until],
+        )
+
     def split(self, x: Tensor, output: Tensor, i: int) -> tuple[Tensor, Tensor | None]:
         """What the model's output at level i says of x: (x0, eps).
 
-        eps is None where it follows from x and x0, that is, unless the scheduler clips x0.
+        eps is None where it follows from x and x0: unless the scheduler clips x0, and in DPM-Solver++ (order 2) even
+        then.
 
         Args:
             x: States at level i, (N, *D).
@@ -154,7 +171,7 @@ class NoisePath:
                 raise ValueError(f"prediction must be epsilon, v, sample, flow or edm, got {self.prediction!r}")
         if self.clip is None:
             return x0, None
-        return self._clipped(x0), (x - a * x0) / s
+        return self._clipped(x0), None if self.order == 2 else (x - a * x0) / s
 
     def eps(self, x: Tensor, x0: Tensor, i: int) -> Tensor:
         """The noise in x, given x0, (N, *D)."""
@@ -250,15 +267,15 @@ class NoisePath:
 def _grid(scheduler: Any) -> tuple[Tensor, Tensor, Tensor, str]:
     """alpha, sigma and scale, (steps+1,), and the kind of prediction."""
     name, config = type(scheduler).__name__, scheduler.config
+    flows = "FlowMatch" in name or "EulerAncestralRF" in name or getattr(config, "use_flow_sigmas", False)
     kinds = {
         "epsilon": "epsilon", "v_prediction": "v", "sample": "sample", "original_sample": "sample",
         "flow_prediction": "flow",
     }  # fmt: skip
-    prediction = kinds.get(getattr(config, "prediction_type", "flow_prediction"), "unknown")
-    if prediction == "unknown":
-        raise ValueError(
-            f"scheduler.config.prediction_type must be one of {', '.join(kinds)}, got {config.prediction_type!r}"
-        )
+    given = getattr(config, "prediction_type", "flow_prediction" if flows else None)
+    if given not in kinds:
+        raise ValueError(f"scheduler.config.prediction_type must be one of {', '.join(kinds)}; {name} has {given!r}")
+    prediction = kinds[given]
     if getattr(scheduler, "sigmas", None) is None:
         return *_variance_preserving(scheduler), prediction
     sigma = torch.as_tensor(scheduler.sigmas).double().cpu()
@@ -266,7 +283,7 @@ def _grid(scheduler: Any) -> tuple[Tensor, Tensor, Tensor, str]:
     if hasattr(scheduler, "precondition_outputs"):
         exploding = (1 + sigma**2).sqrt()
         return 1 / exploding, sigma / exploding, exploding, "edm" if prediction == "epsilon" else "edm v"
-    if "FlowMatch" in name or "EulerAncestralRF" in name or getattr(config, "use_flow_sigmas", False):
+    if flows:
         if getattr(config, "invert_sigmas", False):
             return sigma, 1 - sigma, one, "flow to data"
         return 1 - sigma, sigma, one, "flow" if prediction == "flow" else prediction
@@ -284,7 +301,7 @@ def _variance_preserving(scheduler: Any) -> tuple[Tensor, Tensor, Tensor]:
     cumprod = scheduler.alphas_cumprod.double().cpu()
     timesteps = torch.as_tensor(scheduler.timesteps).cpu().long()
     after = int(timesteps[-1]) - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
-    if after >= 0:
+    if after >= 0 and not hasattr(scheduler, "previous_timestep"):  # who has that goes from timestep to timestep
         last = cumprod[after]
     else:
         last = torch.as_tensor(getattr(scheduler, "final_alpha_cumprod", 1.0)).double()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from evosearch.path import NoisePath
+from evosearch.hooks import cut_by_strength, denoisers, halted, memoised, noted_packing, rows_of
 from evosearch.sampler import BaseSampler, Trajectory
-from evosearch.seam import Leg, Probe, Reached, seam, visible
+from evosearch.seam import Leg, Probe, Reached, seam
+from evosearch.types import Population
 
 _OURS = {
     "latents": "the search makes them",
@@ -99,14 +99,50 @@ class PipelineSampler(BaseSampler):
         probe, self._batch = self._look()
         path, latents = probe.path, probe.latents
         assert path is not None and latents is not None
-        self._dtype, self._skipped, self._packing = latents.dtype, probe.skipped, probe.packing
-        self._clean = None if probe.clean is None else probe.clean[:1].float().cpu()
+        self._dtype, self._packing = latents.dtype, probe.packing
+        self._clean = latents[:1].float().cpu() if probe.noised else None
         super().__init__(path, latents.shape[1:], eta=eta, seed=seed, batch_size=batch_size, device=latents.device)
 
     def close(self) -> None:
         """Let an offloaded pipeline free its models; put off until here, so that a search does not reload them."""
         with suppress(AttributeError):
             self.pipe.maybe_free_model_hooks()
+
+    @property
+    def own_solver(self) -> str | None:
+        """Name of the pipeline's own solver where our steps are not its steps, else None."""
+        name = type(self.pipe.scheduler).__name__
+        first_order = name in ("DDIMScheduler", "CogVideoXDDIMScheduler", "EulerDiscreteScheduler")
+        ours = first_order or name == "FlowMatchEulerDiscreteScheduler"
+        second_order = name == "DPMSolverMultistepScheduler" and self.path.order == 2
+        return None if ours or second_order else name
+
+    def stock(self, p: Population) -> Tensor | None:
+        """What the pipeline itself, with its own solver, makes of one particle's initial noise.
+
+        Args:
+            p: A population of one at level 0.
+
+        Returns:
+            (1, [F,] 3, H, W) float32 in [0, 1]; None where the pipeline takes no latents.
+        """
+        if "latents" not in self._accepts:
+            return None
+        x = self.to_grid(p.x) if type(self.pipe).__name__.startswith("Flux2") else p.x
+        bar = dict(getattr(self.pipe, "_progress_bar_config", {}))
+        self.pipe.set_progress_bar_config(**{**bar, "disable": True})
+        try:
+            samples = self.pipe(
+                prompt=self.prompt,
+                num_inference_steps=self._asked,
+                latents=x.to(self.device, self._dtype),
+                output_type="pt",
+                return_dict=False,
+                **self.kwargs,
+            )[0]
+        finally:
+            self.pipe.__dict__["_progress_bar_config"] = bar
+        return _stacked(samples)
 
     def to_grid(self, x: Tensor) -> Tensor:
         """States as (N, C, [F,] H, W), undoing the pipeline's own packing.
@@ -119,21 +155,22 @@ class PipelineSampler(BaseSampler):
             where = pack(torch.arange(math.prod(shape), dtype=torch.float64).view(1, *shape)).long().flatten()
             grid = torch.empty(len(x), len(where), dtype=x.dtype)
             grid[:, where] = x.flatten(1)
-            return grid.view(len(x), *shape)
-        if x.ndim not in (4, 5):
+            x = grid.view(len(x), *shape)
+        elif x.ndim not in (4, 5):
             raise ValueError(f"latents of shape (N, {', '.join(map(str, self.shape))}) have no (C, [F,] H, W) grid")
         return x.transpose(1, 2) if self._frames_first else x
 
     def from_grid(self, x: Tensor) -> Tensor:
         """The inverse of `to_grid`."""
-        if self._packing is not None:
-            return self._packing[0](x)
-        return x.transpose(1, 2) if self._frames_first else x
+        x = x.transpose(1, 2) if self._frames_first else x
+        return x if self._packing is None else self._packing[0](x)
 
     @property
     def _frames_first(self) -> bool:
-        channels = getattr(getattr(getattr(self.pipe, "vae", None), "config", None), "latent_channels", None)
-        return len(self.shape) == 4 and self.shape[0] != channels and self.shape[1] == channels
+        config = getattr(getattr(self.pipe, "vae", None), "config", None)
+        channels = getattr(config, "latent_channels", None) or getattr(config, "z_dim", None)
+        shape = self.shape if self._packing is None else self._packing[1]
+        return len(shape) == 4 and shape[0] != channels and shape[1] == channels
 
     def start(self, noise: Tensor) -> Tensor:
         """States at level 0 of unit Gaussian noise; of the image at that level, where the pipeline starts from one."""
@@ -147,7 +184,7 @@ class PipelineSampler(BaseSampler):
         if self._listens:
             extra = {"callback_on_step_end": leg.after_step, "callback_on_step_end_tensor_inputs": ["latents"]}
         else:
-            leg.path = _cut(self.path, until)
+            leg.path = self.path.cut(0, until)
         if "mask_image" in self._accepts and "latents" in self._accepts:
             # Blends the image in, noised by what it takes for the initial noise: that has to be the same in every leg.
             extra["latents"] = self.noise(trajectory.particles.key, 0, "prior").to(self.device, self._dtype)
@@ -164,8 +201,7 @@ class PipelineSampler(BaseSampler):
         leg = Leg(self.path, x.to(self.device), self.steps, None, self.steps)
         with self._installed(leg):
             samples = self._call("pt")[0]
-        samples = torch.stack(list(samples)) if isinstance(samples, list) else samples
-        return samples.float().cpu().clamp(0, 1)
+        return _stacked(samples)
 
     @property
     def _listens(self) -> bool:
@@ -179,7 +215,7 @@ class PipelineSampler(BaseSampler):
         for way in ways:
             self._batch, probe = way, Probe()
             try:
-                with self._installed(probe), _halted(self.pipe), suppress(Reached):
+                with self._installed(probe), halted(self.pipe), suppress(Reached):
                     self._call("latent")
             except Exception:
                 if way == ways[-1]:
@@ -217,21 +253,20 @@ class PipelineSampler(BaseSampler):
         }
         for name in ("encode_prompt", "_encode_prompt"):
             if hasattr(pipe, name):
-                ours[name] = _memoised(getattr(pipe, name), self._encoded)
+                ours[name] = memoised(getattr(pipe, name), self._encoded)
         if hasattr(pipe, "prepare_latents"):
             ours["prepare_latents"] = self._prepare_latents(pipe.prepare_latents, leg)
         if hasattr(pipe, "get_timesteps"):
-            ours["get_timesteps"] = _get_timesteps(pipe.get_timesteps, leg)
+            ours["get_timesteps"] = cut_by_strength(pipe.get_timesteps, leg, self._asked)
         if isinstance(leg, Probe) and hasattr(pipe, "_pack_latents"):
-            ours["_pack_latents"] = _packing(pipe._pack_latents, leg)
-        before = {name: pipe.__dict__[name] for name in ours if name in pipe.__dict__}
-        pipe.__dict__.update(ours)  # not setattr, which would write the scheduler into the pipeline's config
+            ours["_pack_latents"] = noted_packing(pipe._pack_latents, leg)
+        before = dict(vars(pipe))
+        vars(pipe).update(ours)  # not setattr, which would write the scheduler into the pipeline's config
         try:
             yield
         finally:
-            for name in ours:
-                pipe.__dict__.pop(name)
-            pipe.__dict__.update(before)
+            vars(pipe).clear()  # of what the call itself notes there, too
+            vars(pipe).update(before)
 
     def _prepare_latents(self, own: Any, leg: Leg | Probe) -> Any:
         """The pipeline's own, with our state in place of the one that it makes."""
@@ -254,9 +289,9 @@ class PipelineSampler(BaseSampler):
 
         def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             del module
-            self.model_passes += _rows(args, kwargs) * rows // self.batch_size
+            self.model_passes += rows_of(args, kwargs) * rows // self.batch_size
 
-        hooks = [m.register_forward_pre_hook(count, with_kwargs=True) for m in _denoisers(self.pipe)]
+        hooks = [m.register_forward_pre_hook(count, with_kwargs=True) for m in denoisers(self.pipe)]
         try:
             yield
         finally:
@@ -271,6 +306,8 @@ def _checked(pipe: Any, kwargs: dict[str, Any]) -> dict[str, inspect.Parameter]:
         raise ValueError(f"pipe must be a diffusers pipeline with a scheduler, got {name}")
     if hasattr(pipe, "audio_scheduler") or name.startswith("LTX2"):
         raise ValueError(f"{name} denoises two latents at once (video and audio), which cannot be searched yet")
+    if getattr(pipe, "free_init_enabled", False):
+        raise ValueError(f"{name} denoises several times with FreeInit on; call pipe.disable_free_init() first")
     accepts = dict(inspect.signature(type(pipe).__call__).parameters)
     if "num_inference_steps" not in accepts:
         raise ValueError(f"{name} has no num_inference_steps: it does not denoise step by step")
@@ -289,95 +326,7 @@ def _checked(pipe: Any, kwargs: dict[str, Any]) -> dict[str, inspect.Parameter]:
     return accepts
 
 
-def _denoisers(pipe: Any) -> list[nn.Module]:
-    # A module compiled in place would compile again for a hook.
-    parts = [getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2", "prior", "denoiser")]
-    found = [m for m in parts if isinstance(m, nn.Module)]
-    return [m for m in found if getattr(m, "_compiled_call_impl", None) is None]
-
-
-def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Rows of a denoiser's input: its first batch, or list of states."""
-    batches = (v for v in (*args, *kwargs.values()) if isinstance(v, list) or (isinstance(v, Tensor) and v.ndim > 1))
-    return len(next(batches, ()))
-
-
-@contextmanager
-def _halted(pipe: Any) -> Generator[None]:
-    """End the call at the denoiser's door, at no cost, where the latents are known by then."""
-
-    def stop(module: nn.Module, args: Any) -> None:
-        del module, args
-        raise Reached
-
-    hooks = [m.register_forward_pre_hook(stop) for m in _denoisers(pipe)] if hasattr(pipe, "prepare_latents") else []
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _memoised(own: Callable[..., Any], results: dict[Any, Any]) -> Callable[..., Any]:
-    @functools.wraps(own)
-    def encode(*args: Any, **kwargs: Any) -> Any:
-        key = (own.__name__, _fingerprint(args), _fingerprint(kwargs))
-        if key not in results:
-            results[key] = (own(*args, **kwargs), args, kwargs)  # holding the arguments keeps their ids theirs
-        return results[key][0]
-
-    return encode
-
-
-def _fingerprint(value: Any) -> Any:
-    if isinstance(value, dict):
-        return tuple((k, _fingerprint(v)) for k, v in cast(dict[str, Any], value).items())
-    if isinstance(value, list | tuple):
-        return tuple(_fingerprint(v) for v in cast(list[Any], value))
-    if value is None or isinstance(value, str | int | float | bool | torch.device | torch.dtype):
-        return value
-    return id(value)
-
-
-def _get_timesteps(own: Any, leg: Leg | Probe) -> Any:
-    """Image-to-image pipelines cut the schedule by their strength; the path is what they leave of it."""
-
-    @functools.wraps(own)
-    def get_timesteps(*args: Any, **kwargs: Any) -> Any:
-        timesteps, *rest = own(*args, **kwargs)
-        path = leg.path
-        assert path is not None
-        if isinstance(leg, Probe):
-            leg.skipped = path.steps - len(timesteps)
-            leg.path = _cut(path, path.steps, leg.skipped)
-            return (timesteps, *rest)
-        return (visible(leg).to(timesteps.device), *rest)
-
-    return get_timesteps
-
-
-def _packing(own: Any, probe: Probe) -> Any:
-    @functools.wraps(own)
-    def pack(latents: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        n = len(latents)
-
-        def again(x: Tensor) -> Tensor:
-            # FLUX and Qwen-Image name the batch size among the arguments, first.
-            sizes = (len(x), *args[1:]) if args and args[0] == n and len(args) > 2 else args
-            return own(x, *sizes, **kwargs)
-
-        probe.packing = (again, tuple(latents.shape[1:]))
-        return own(latents, *args, **kwargs)
-
-    return pack
-
-
-def _cut(path: NoisePath, until: int, start: int = 0) -> NoisePath:
-    levels, steps = slice(start, until + 1), slice(start, until)
-    return replace(
-        path,
-        alpha=path.alpha[levels],
-        sigma=path.sigma[levels],
-        scale=path.scale[levels],
-        timesteps=path.timesteps[steps],
-    )
+def _stacked(samples: Any) -> Tensor:
+    """Samples of a pipeline's output type ``pt`` as (N, [F,] 3, H, W) float32 on the CPU."""
+    samples = torch.stack(list(samples)) if isinstance(samples, list) else samples
+    return samples.float().cpu().clamp(0, 1)

@@ -59,6 +59,8 @@ class Result:
     Attributes:
         kept: The best particles, best first.
         plain: The first plain sample of the same seed, for comparison.
+        stock: What the pipeline's own solver makes of that sample's noise, where its steps are not ours and a run
+            folder was asked for.
         generations: Every finished population.
         curve: (nfe, seconds, best reward so far), rising.
         cost: What was spent.
@@ -74,6 +76,7 @@ class Result:
     cost: Cost
     invalid: int
     settings: dict[str, Any]
+    stock: Scored | None = None
     thumbnails: dict[int, bytes] = field(default_factory=dict[int, bytes], repr=False)
 
     @property

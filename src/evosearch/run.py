@@ -77,6 +77,9 @@ def search(
     pipe = models.load(pipe) if isinstance(pipe, str) else pipe
     algorithm, guidance = algorithm_of(algorithm), rewards.resolve(reward)
     judges = {rewards.name_of(r): rewards.resolve(r) for r in ([held_out] if isinstance(held_out, str) else held_out)}
+    for text in prompts:
+        for judge in (guidance, *judges.values()):
+            rewards.check(judge, text)
     genomes = [] if warm_start is None else read_genomes(Path(warm_start))
     results: list[Result] = []
     for k, text in enumerate(prompts):

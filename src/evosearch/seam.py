@@ -95,9 +95,8 @@ class Probe:
     def __init__(self) -> None:
         self.path: NoisePath | None = None
         self.latents: Tensor | None = None
-        self.clean: Tensor | None = None
+        self.noised = False  # an image, so that without noise the latents are the image's
         self.packing: tuple[Any, ...] | None = None
-        self.skipped = 0
 
 
 def seam(scheduler: Any, leg: Leg | Probe, order: int | None = None) -> Any:
@@ -138,16 +137,16 @@ def seam(scheduler: Any, leg: Leg | Probe, order: int | None = None) -> Any:
         scale, sigma = float(leg.path.scale[i]), float(leg.path.sigma[i] * leg.path.scale[i])
         return sample * (scale / (sigma**2 + leg.path.sigma_data**2) ** 0.5)
 
-    def add_noise(self: Any, original: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    def add_noise(self: Any, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         del self
         if isinstance(leg, Probe):
-            leg.clean = original
-        path = leg.path
-        assert path is not None
+            leg.noised = True
+            return original_samples.expand_as(noise)
         if len(timesteps.flatten()) == 0:  # a decode shows none
-            return original
+            return original_samples
+        path = leg.path
         at = (path.timesteps.double() - float(timesteps.flatten()[0])).abs().argmin()
-        return float(path.alpha[at]) * original + float(path.sigma[at]) * noise
+        return float(path.alpha[at]) * original_samples + float(path.sigma[at]) * noise
 
     def scale_noise(self: Any, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         return add_noise(self, sample, noise, timestep)

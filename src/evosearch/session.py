@@ -17,10 +17,10 @@ from evosearch.genome import replay
 from evosearch.metered import MeteredReward, MeteredSampler
 from evosearch.progress import Bar
 from evosearch.resolve import budget_of, knobs_of
-from evosearch.result import Gallery, Generation, Result
+from evosearch.result import Gallery, Generation, Result, Scored
 from evosearch.rewards import TensorReward
 from evosearch.store import RunFolder
-from evosearch.types import Genome, Population, Sampler, Search, concat
+from evosearch.types import Genome, Population, Sampler, Search, concat, pictures
 
 
 class InvalidReward(ValueError):
@@ -60,9 +60,11 @@ class Session:
         self._bar: Bar | None = None
         limits = budget_of(budget, algorithm, knobs, sampler.steps)
         price = float(getattr(reward, "usd_per_call", 0.0))
+        self._reward_of = reward
         self.meter, self.gallery = Meter(limits, price), Gallery(thumbnails=thumbnail)
-        noises = concat(*(replay(genome, sampler, until=0) for genome in genomes)) if genomes else None
-        self.sampler = MeteredSampler(sampler, self.meter, noises, self._tick)
+        # Relatives may share their initial noise.
+        noises = {int(p.id): p for p in (replay(genome, sampler, until=0) for genome in genomes)}
+        self.sampler = MeteredSampler(sampler, self.meter, concat(*noises.values()) if noises else None, self._tick)
         self.reward = MeteredReward(reward, prompt, self.meter, self.sampler, self.gallery)
         self.knobs = knobs_of(algorithm, knobs, limits, sampler.steps, self.pace, price)
         self.total = algorithm.nfe(sampler.steps, **self.knobs) if hasattr(algorithm, "nfe") else limits.nfe
@@ -98,10 +100,11 @@ class Session:
         Raises:
             InvalidReward: No particle got a finite reward.
         """
-        status, verdicts = "failed", dict[str, list[float]]()
+        status, verdicts, stock = "failed", dict[str, list[float]](), None
         try:
             self._search(folder, stop_at, progress)
             verdicts = self._judged(judges)
+            stock = self._stock() if folder is not None else None
             status = "done"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -111,7 +114,7 @@ class Session:
             raise
         finally:
             self.close()
-            result = self._result(verdicts) if self.gallery.best else None
+            result = self._result(verdicts, stock) if self.gallery.best else None
             if folder is not None:
                 folder.finish(result, status)
         assert result is not None
@@ -165,7 +168,19 @@ class Session:
         prompts = [self.prompt] * len(samples)
         return {name: torch.as_tensor(judge(samples, prompts)).tolist() for name, judge in judges.items()}
 
-    def _result(self, verdicts: Mapping[str, Sequence[float]]) -> Result:
+    def _stock(self) -> Scored | None:
+        """The plain sample as the pipeline's own solver draws it; costs one sample beyond the budget."""
+        plain = self.gallery.first
+        if plain is None or not getattr(self.own, "own_solver", None):
+            return None
+        sample = cast(Any, self.own).stock(replay(plain.genome, self.own, until=0))
+        if sample is None:
+            return None
+        eight_bit = (sample * 255).round().to(torch.uint8)
+        reward = float(torch.as_tensor(self._reward_of(eight_bit.float() / 255, [self.prompt]))[0])
+        return Scored(pictures(eight_bit[0]), reward, plain.id, plain.genome)
+
+    def _result(self, verdicts: Mapping[str, Sequence[float]], stock: Scored | None) -> Result:
         kept, plain = [entry for entry, _ in self.gallery.kept], self.gallery.first
         assert plain is not None
         if verdicts:
@@ -181,6 +196,7 @@ class Session:
             cost=self.meter.cost,
             invalid=self.reward.invalid,
             settings=self.settings,
+            stock=stock,
             thumbnails=self.gallery.thumbnails,
         )
 

@@ -35,6 +35,7 @@ def compare(
     part: Annotated[str, typer.Option(help="k/n: the k-th of n processes that share the work, from 0.")] = "0/1",
     table_only: Annotated[bool, typer.Option("--table", help="Print the table of what is there, run nothing.")] = False,
     threads: Annotated[int, typer.Option(help="Threads of this process.")] = 1,
+    dtype: Annotated[str, typer.Option(help="Precision of the model: float32 or bfloat16.")] = "float32",
 ) -> None:
     """Compare EvoSearch with best-of-N at 500, 2,000 and 8,000 NFE over 30 held-out prompts; resumes by cell."""
     import torch
@@ -47,7 +48,7 @@ def compare(
         todo = recipe.cells(recipe.prompts())
         total = recipe.bill(todo)
         typer.echo(f"bill: {len(todo)} runs, {total:,} NFE in all; {total / 3600 / 200:.1f} h at 200 NFE/s")
-        for cell in recipe.run(todo, out, part=(k, n)):
+        for cell in recipe.run(todo, out, part=(k, n), dtype=getattr(torch, dtype)):
             typer.echo(f"{cell.budget:6} NFE  seed {cell.seed}  {cell.method}: {cell.prompt}")
     typer.echo(recipe.table(recipe.read(out)))
 

@@ -30,6 +30,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 BUDGETS = {500: 3, 2000: 3, 8000: 1}
 """NFE, and how many seeds each gets."""
 
+_BATCH = {500: 8, 2000: 10, 8000: 16}  # divides the generations that are fitted to the budget, or nearly
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -63,7 +65,11 @@ def bill(todo: Sequence[Cell]) -> int:
 
 
 def run(
-    todo: Sequence[Cell], out: Path, model: str = "shapes-diffusion", part: tuple[int, int] = (0, 1)
+    todo: Sequence[Cell],
+    out: Path,
+    model: str = "shapes-diffusion",
+    part: tuple[int, int] = (0, 1),
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Cell]:
     """Run the cells that ``out`` does not hold yet, a line of JSON each.
 
@@ -71,6 +77,7 @@ def run(
         todo: All cells.
         out: Folder of the results; what is in it is not run again.
         model: A bundled pipeline's name, a folder or a hub id.
+        dtype: Precision of the model; states are kept in float32 whatever it is.
         part: (k, n): every n-th cell from the k-th, so that n processes can share the work.
 
     Yields:
@@ -78,7 +85,7 @@ def run(
     """
     out.mkdir(parents=True, exist_ok=True)
     done = {(r["method"], r["prompt"], r["seed"], r["budget"]) for r in read(out)}
-    pipe, judge = models.load(model), load_reward("shapes")
+    pipe, judge = models.load(model, dtype=dtype), load_reward("shapes")
     path = out / f"cells-{part[0]}-of-{part[1]}.jsonl"
     torn = path.exists() and not path.read_text().endswith("\n")
     with path.open("a") as lines:
@@ -90,7 +97,8 @@ def run(
             algorithm, knobs = METHODS[cell.method]
             start = time.perf_counter()
             result = search(
-                pipe, cell.prompt, "shapes", algorithm, cell.budget, seed=cell.seed, progress=False, **knobs
+                pipe, cell.prompt, "shapes", algorithm, cell.budget, seed=cell.seed,
+                batch_size=_BATCH.get(cell.budget, 16), progress=False, **knobs,
             )  # fmt: skip
             exact = _exact(judge, result.best.sample, cell.prompt)
             row = asdict(cell) | {

@@ -15,8 +15,10 @@ def held_out_prompts(n: int, objects: tuple[int, ...] = (3, 4), seed: int = 2026
     """
     rng = np.random.default_rng(seed)
     prompts: list[str] = []
-    while len(prompts) < n:
+    for _ in range(1000 * n):
         scene = sample_scene(rng, objects[len(prompts) % len(objects)])
         if held_out(scene) and scene.caption not in prompts:
             prompts.append(scene.caption)
-    return prompts
+        if len(prompts) == n:
+            return prompts
+    raise ValueError(f"n must be at most {len(prompts)}, the held-out captions of {objects} objects, got {n}")

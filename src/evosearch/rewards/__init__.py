@@ -31,8 +31,8 @@ def load(name: str) -> TensorReward:
     """
     if name not in NAMES:
         near = get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"reward must be one of {', '.join(NAMES)} or a callable, got {name!r}; {hint}")
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"reward must be one of {', '.join(NAMES)} or a callable, got {name!r}{hint}")
     made: Any = getattr(import_module(f"evosearch.rewards.{name}"), NAMES[name])
     return cast(TensorReward, made() if inspect.isclass(made) else made)
 
@@ -53,20 +53,38 @@ def resolve(reward: Any) -> TensorReward:
     if isinstance(reward, Mapping):
         if not reward:
             raise ValueError('reward must name at least one reward, got {}; for instance {"shapes": 1}')
-        return weighted([(resolve(part), float(weight)) for part, weight in reward.items()])
+        return Weighted([(resolve(part), float(weight)) for part, weight in reward.items()])
     if not callable(reward):
         raise ValueError(f"reward must be a name, a callable or {{name: weight}}, got {type(reward).__name__}")
     function = cast(Any, reward)
     return per_picture(function) if _positional(function) == 1 else function
 
 
-def weighted(parts: list[tuple[TensorReward, float]]) -> TensorReward:
-    """The weighted sum of rewards."""
+class Weighted:
+    """The weighted sum of rewards.
 
-    def total(samples: Tensor, prompts: list[str]) -> Tensor:
-        return torch.stack([weight * part(samples, prompts) for part, weight in parts]).sum(0)
+    Args:
+        parts: Rewards and their weights.
+    """
 
-    return total
+    def __init__(self, parts: list[tuple[TensorReward, float]]) -> None:
+        self._parts = parts
+        self.usd_per_call = sum(float(getattr(part, "usd_per_call", 0.0)) for part, _ in parts)
+
+    def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
+        """Score samples (N, [F,] 3, H, W); returns (N,)."""
+        return torch.stack([weight * part(samples, prompts) for part, weight in self._parts]).sum(0)
+
+    def check(self, prompt: str) -> None:
+        """See `check`."""
+        for part, _ in self._parts:
+            check(part, prompt)
+
+
+def check(reward: TensorReward, prompt: str) -> None:
+    """ValueError where the reward says beforehand, by a method ``check``, that it cannot judge this prompt."""
+    if hasattr(reward, "check"):
+        cast(Any, reward).check(prompt)
 
 
 def per_picture(function: Callable[[Any], float]) -> TensorReward:

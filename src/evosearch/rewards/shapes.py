@@ -124,6 +124,10 @@ class ShapesReward:
         ]
         return torch.tensor(scores, dtype=torch.float32, device=samples.device)
 
+    def check(self, prompt: str) -> None:
+        """Raise ValueError where `evosearch.shapes.parse` does not understand the prompt."""
+        parse(prompt)
+
     def exact(self, samples: Tensor, prompts: Sequence[str]) -> Tensor:
         """Whether each sample shows everything its prompt asks for and nothing else, ``(N,)`` bool.
 

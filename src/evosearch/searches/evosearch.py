@@ -69,6 +69,8 @@ def _nfe(
         raise ValueError(f"tournament must be at least 1, got {tournament}")
     if mutation not in (*OPERATORS, "renoise"):
         raise ValueError(f"mutation must be one of {', '.join((*OPERATORS, 'renoise'))}, got {mutation!r}")
+    if mutation == "renoise" and span < 1:
+        raise ValueError(f"span must be at least 1 for mutation='renoise', got {span}")
     back = span if mutation == "renoise" else 0
     rolled = sum((k - elites) * (steps - max(0, s - back)) for k, s in zip(sizes[1:], schedule, strict=True))
     return sizes[0] * steps + rolled
@@ -127,7 +129,7 @@ def evosearch(
         rate: Share of fresh noise in a child.
         tournament: Rivals for being a parent; 1 is no pressure at all.
         mutation: ``level_preserving``, ``additive`` (the paper's) or ``renoise`` (the forward process).
-        span: With ``renoise``, levels that a child is taken back.
+        span: With ``renoise``, levels that a child is taken back, at least 1.
         inherit_noise: Let children meet their parents' later noise; matters where eta is above 0.
         eta: 0 = ODE, 1 = ancestral SDE as in the paper.
 
@@ -135,7 +137,7 @@ def evosearch(
         Each generation, finished.
     """
     _nfe(sampler.steps, schedule=schedule, sizes=sizes, elites=elites, rate=rate, tournament=tournament,
-         mutation=mutation)  # fmt: skip
+         mutation=mutation, span=span)  # fmt: skip
     pools: dict[int, list[Population]] = {s: [] for s in schedule}  # all states seen at s, with their final rewards
     p = sampler.prior(sizes[0])
     for s, size in zip((*schedule, None), (*sizes[1:], 0), strict=True):
@@ -149,7 +151,9 @@ def evosearch(
         pool = concat(*pools[s])
         assert pool.reward is not None
         parents = pool[tournament_of(pool.reward, size - elites, tournament, rng)]
-        if mutation == "renoise":
-            p = sampler.renoise(parents.born("branch", rng), max(0, s - span))
+        if mutation == "renoise" and s > 0:
+            child = sampler.renoise(parents.born("branch", rng), max(0, s - span))
+            p = replace(child, parent=parents.id)
         else:
-            p = mutate(parents, sampler, rng, rate=rate, operator=mutation, inherit_noise=inherit_noise)
+            operator = mutation if s > 0 else "level_preserving"  # at pure noise they are all one
+            p = mutate(parents, sampler, rng, rate=rate, operator=operator, inherit_noise=inherit_noise)

@@ -1,0 +1,366 @@
+"""search(): what comes out, what it costs, and what is refused."""
+
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+import toy
+from PIL import Image
+
+import evosearch as es
+from evosearch.budget import Budget, BudgetExhausted, Meter
+from evosearch.genome import replay
+from evosearch.metered import MeteredSampler
+from evosearch.resolve import algorithm_of
+from evosearch.session import Session
+
+STEPS = 5
+
+
+def same(a, b):
+    """Whether two results are equal in all but the clock's readings."""
+    return [
+        ([(s.id, s.reward, s.genome, s.nfe) for s in r.kept], [(nfe, reward) for nfe, _, reward in r.curve])
+        for r in (a, b)
+    ]
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("algorithm", es.searches.__all__)
+def test_result(algorithm):
+    result = toy.found(algorithm=algorithm, budget=200)
+    assert isinstance(result.best.sample, Image.Image)
+    assert result.best is result.kept[0]
+    assert result.best.reward == max(r for generation in result.generations for r in generation.rewards)
+    assert result.best.reward >= result.plain.reward
+    assert result.plain.id == result.generations[0].ids[0]
+    assert result.invalid == 0
+    assert result.settings["algorithm"] == algorithm
+    assert result.settings["prompt"] == "bright"
+
+
+def test_the_kept_are_sorted_different_and_as_many_as_asked():
+    result = toy.found(budget=400)
+    rewards = [scored.reward for scored in result.top(100)]
+    assert rewards == sorted(rewards, reverse=True)
+    assert len({scored.id for scored in result.top(100)}) == len(rewards) == 16
+    assert result.top(3) == result.kept[:3]
+    assert len(toy.found(algorithm="best_of_n", n=3).top(100)) == 3
+
+
+def test_curve_rises_to_the_best():
+    result = toy.found(budget=400)
+    nfe, seconds, rewards = zip(*result.curve, strict=True)
+    assert list(nfe) == sorted(nfe) and list(seconds) == sorted(seconds)
+    assert all(a < b for a, b in pairwise(rewards))
+    assert rewards[-1] == result.best.reward
+    assert nfe[-1] == result.best.nfe <= result.cost.nfe
+
+
+def test_reward_is_that_of_the_sample_as_it_would_be_saved():
+    best = toy.found().best
+    eight_bit = torch.tensor(list(best.sample.tobytes())).float() / 255
+    assert best.reward == pytest.approx(float(eight_bit.mean()), abs=1e-6)
+
+
+def test_video_is_a_list_of_frames():
+    sample = toy.found(pipe=toy.sampler(frames=3)).best.sample
+    assert [type(frame) for frame in sample] == [Image.Image] * 3
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize(("run_seed", "sampler_seed"), [(0, 0), (3, 7)])
+def test_the_best_is_made_again_from_its_genome(eta, run_seed, sampler_seed):
+    result = toy.found(pipe=toy.sampler(sampler_seed), seed=run_seed, eta=eta)
+    s = toy.sampler(sampler_seed)
+    sample = s.decode(replay(result.best.genome, s, eta=eta))[0]
+    again = es.types.pictures((sample * 255).round().byte())
+    assert again.tobytes() == result.best.sample.tobytes()
+
+
+def test_counted_budgets_give_the_same_result_twice():
+    first, again = same(toy.found(), toy.found())
+    assert first == again
+    first, other = same(toy.found(), toy.found(seed=1))
+    assert first != other
+
+
+def test_a_list_of_prompts_gives_a_list_of_results():
+    seen = []
+
+    def reward(samples, prompts):
+        seen.extend(prompts)
+        return toy.bright(samples, prompts)
+
+    results = toy.found(prompt=["one", "two"], reward=reward)
+    assert [result.settings["prompt"] for result in results] == ["one", "two"]
+    calls = [result.cost.reward_calls for result in results]
+    assert seen[-sum(calls) :] == ["one"] * calls[0] + ["two"] * calls[1]
+
+
+# Rewards of every form
+
+
+class Bright:
+    def __call__(self, samples, prompts):
+        return toy.bright(samples, prompts)
+
+
+def of_picture(image):
+    return sum(image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))) / 765
+
+
+@pytest.mark.parametrize("reward", [toy.bright, Bright(), {toy.bright: 1.0}, {toy.bright: 0.75, Bright(): 0.25}])
+def test_rewards_of_tensors_agree(reward):
+    assert toy.found(reward=reward).best.reward == pytest.approx(toy.found().best.reward, abs=1e-6)
+
+
+def test_reward_of_a_picture_sees_the_picture():
+    result = toy.found(reward=of_picture)
+    assert result.best.reward == pytest.approx(of_picture(result.best.sample))
+
+
+def test_weights_are_weights():
+    doubled = toy.found(reward={toy.bright: 2.0})
+    assert doubled.best.reward == pytest.approx(2 * toy.found().best.reward, abs=1e-6)
+
+
+def _drops_a_value(samples, prompts):
+    return toy.bright(samples, prompts)[1:]
+
+
+@pytest.mark.parametrize("reward", [_drops_a_value, lambda samples, prompts: samples.mean((2, 3))])
+def test_reward_of_the_wrong_shape_is_refused(reward):
+    with pytest.raises(ValueError, match=r"reward must return one value a sample: expected shape \(4,\), got"):
+        toy.found(reward=reward)
+
+
+def test_invalid_rewards_are_counted_and_never_best():
+    def flawed(samples, prompts):
+        light = toy.bright(samples, prompts)
+        return torch.where(light > 0.5, torch.nan, light)
+
+    result = toy.found(reward=flawed, budget=200)
+    seen = torch.tensor([r for generation in result.generations for r in generation.rewards])
+    assert result.invalid == seen.isnan().sum() > 0
+    assert result.best.reward == seen[~seen.isnan()].max()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_nothing_but_invalid_rewards_is_an_error(bad):
+    with pytest.raises(es.InvalidReward, match=r"nothing finite for any of .* samples of 'bright'; check it"):
+        toy.found(reward=lambda samples, prompts: torch.full((len(samples),), bad))
+
+
+def test_the_users_own_error_comes_through():
+    class Odd(Exception):
+        pass
+
+    odd = Odd("mine")
+
+    def reward(samples, prompts):
+        raise odd
+
+    with pytest.raises(Odd) as caught:
+        toy.found(reward=reward)
+    assert caught.value is odd
+
+
+def test_held_out_rewards_judge_what_is_kept_and_no_more():
+    judged = []
+
+    def judge(samples, prompts):
+        judged.append(len(samples))
+        return -toy.bright(samples, prompts)
+
+    result = toy.found(held_out=[judge])
+    assert judged == [len(result.kept)]
+    assert same(result, toy.found())[0] == same(result, toy.found())[1]
+    for scored in result.kept:
+        assert scored.held_out["judge"] == pytest.approx(-scored.reward, abs=1e-6)
+
+
+# Budgets
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit"), [(100, 100), ("20x", 100), (Budget(nfe=70), 70), ("5.5x", 28), (None, 100)]
+)
+def test_nfe_stay_within_the_budget_and_fill_it(budget, limit):
+    cost = toy.found(budget=budget).cost
+    assert 0.85 * limit < cost.nfe <= limit
+    assert cost.nfe == cost.model_passes
+    assert cost.decodes == cost.reward_calls > 0
+
+
+def test_reward_calls_stay_within_the_budget():
+    cost = toy.found(budget=Budget(reward_calls=30), algorithm="best_of_n").cost
+    assert (cost.reward_calls, cost.nfe) == (30, 30 * STEPS)
+
+
+def test_knobs_alone_say_what_is_spent():
+    assert toy.found(budget=None, algorithm="best_of_n", n=7).cost.nfe == 7 * STEPS
+
+
+class Clock:
+    """Seconds that pass only when the model works."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def denoise(self, x, alpha, sigma):
+        self.now += 0.25
+        return x
+
+
+@pytest.mark.parametrize("seconds", [0.1, 2.0, 3.9])
+def test_seconds_are_overrun_by_a_micro_batch_at_most(seconds):
+    clock = Clock()
+    s = es.DenoiserSampler(clock.denoise, toy.sampler().path, (3,), batch_size=2)
+    meter = Meter(Budget(seconds=seconds), clock=clock)
+    with pytest.raises(BudgetExhausted):
+        MeteredSampler(s, meter).run(s.prior(20), STEPS)
+    assert seconds <= meter.seconds < seconds + 0.25 * STEPS
+
+
+def test_a_budget_in_seconds_ends_the_search():
+    def slow(x, alpha, sigma):
+        time.sleep(0.002)
+        return alpha * x
+
+    own = toy.sampler()
+    s = es.DenoiserSampler(slow, own.path, own.shape, decode=own._decode, batch_size=4)
+    start = time.perf_counter()
+    result = toy.found(pipe=s, budget="0.5s", algorithm="best_of_n")
+    assert result.cost.seconds > 0.4
+    assert time.perf_counter() - start < 10
+    assert 0 < result.cost.nfe < 2000
+
+
+def test_money_is_time_and_calls():
+    meter = Meter(Budget(usd=1.0, usd_per_hour=3600), usd_per_call=0.1, clock=(clock := Clock()))
+    meter.start()
+    meter.reward_calls += 2
+    clock.now += 0.5
+    assert meter.cost.usd == pytest.approx(0.7)
+    meter.afford(reward_calls=3)
+    with pytest.raises(BudgetExhausted):
+        meter.afford(reward_calls=4)
+
+
+def test_priced_rewards_stay_within_the_money():
+    def priced(samples, prompts):
+        return toy.bright(samples, prompts)
+
+    priced.usd_per_call = 0.01
+    cost = toy.found(reward=priced, budget=Budget(usd=0.5), algorithm="best_of_n").cost
+    assert cost.usd == pytest.approx(0.01 * cost.reward_calls)
+    assert 0.5 - 0.01 * 4 < cost.usd <= 0.5  # to a micro-batch
+
+
+def test_stop_at_ends_the_search_early():
+    whole = toy.found(algorithm="best_of_n", budget=1000)
+    enough = whole.curve[1][2]
+    early = toy.found(algorithm="best_of_n", budget=1000, stop_at=enough)
+    assert early.best.reward >= enough
+    assert early.cost.nfe < whole.cost.nfe
+
+
+def _warm_started(earlier, n):
+    genomes = [scored.genome for scored in earlier.kept]
+    s = toy.sampler(seed=9)
+    return Session(s, algorithm_of("best_of_n"), toy.bright, "bright", None, {"n": n}, seed=9, genomes=genomes).run({})
+
+
+def test_an_earlier_runs_noises_come_first():
+    earlier = toy.found(algorithm="best_of_n", budget=3 * STEPS)
+    result = _warm_started(earlier, 4)
+    assert result.generations[0].ids[:3] == [scored.id for scored in earlier.kept]
+    assert result.generations[0].rewards[:3] == [scored.reward for scored in earlier.kept]
+    assert result.generations[0].ids[3] not in {scored.id for scored in earlier.kept}
+    assert result.cost.nfe == 4 * STEPS
+
+
+def test_relatives_give_their_common_noise_once():
+    evolved = toy.found(schedule=[3], sizes=[2, 8], budget=None)
+    assert len(evolved.kept) > 2
+    result = _warm_started(evolved, 4)
+    assert len({id for generation in result.generations for id in generation.ids}) == 4
+
+
+# A user's own search
+
+
+def two_draws(sampler, reward, rng, *, rounds: int = 2):
+    """Neither a cost nor a fit is declared."""
+    for _ in range(rounds):
+        p, _ = sampler.run(sampler.prior(4), sampler.steps)
+        yield es.Population(p.x, p.i, p.key, genomes=p.genomes, reward=reward(sampler.decode(p)))
+
+
+def test_a_generator_function_is_an_algorithm():
+    result = toy.found(algorithm=two_draws, rounds=3, budget=1000)
+    assert [len(generation.rewards) for generation in result.generations] == [4, 4, 4]
+    assert result.cost.nfe == 3 * 4 * STEPS
+    assert result.settings["algorithm"] == "two_draws"
+
+
+def test_the_budget_ends_a_search_that_knows_none():
+    assert toy.found(algorithm=two_draws, rounds=1000, budget=4 * STEPS * 3 + 1).cost.nfe == 4 * STEPS * 3
+
+
+def test_samples_are_scored_as_their_own_whatever_was_decoded_since():
+    def two_at_once(sampler, reward, rng):
+        dark, light = (sampler.run(sampler.prior(2), sampler.steps)[0] for _ in range(2))
+        samples = [sampler.decode(p) for p in (dark, light)]
+        for p, decoded in zip((dark, light), samples, strict=True):
+            yield p.moved(p.x, reward=reward(decoded))
+
+    result = toy.found(algorithm=two_at_once)
+    for scored in result.kept:
+        pixels = torch.tensor(list(scored.sample.tobytes())).float() / 255
+        assert scored.reward == pytest.approx(float(pixels.mean()), abs=1e-6)
+    assert len(result.kept) == 4
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompt": ""}, "prompt must be text.*got ''"),
+        ({"prompt": ["fine", "  "]}, "prompt must be text"),
+        ({"prompt": []}, "prompt must be text"),
+        ({"algorithm": "evosearhc"}, "algorithm must be one of .*; did you mean 'evosearch'?"),
+        ({"algorithm": 3}, "algorithm must be a name or a generator function, got int"),
+        ({"reward": "shape"}, "reward must be one of .*did you mean 'shapes'?"),
+        ({"reward": 3}, "reward must be a name, a callable or {name: weight}, got int"),
+        ({"reward": {}}, "reward must name at least one reward"),
+        ({"reward": lambda a, b, c: 0}, "reward must take one PIL image, or samples and prompts; .* takes 3"),
+        ({"budget": "many"}, "budget must be a Budget, .* got 'many'"),
+        ({"budget": "1.5"}, "budget must be a Budget"),
+        ({"budget": 0}, "budget: nfe must be above 0, got 0"),
+        ({"budget": 10}, "budget must be at least 25 NFE .* got 10"),
+        ({"budget": 10, "algorithm": "best_of_n", "n": 3}, "budget must be at least 15 NFE .* got 10"),
+        ({"elite": 1}, "evosearch has no knob 'elite'; it has .*; did you mean 'elites'?"),
+        ({"steps": 7}, "steps must be the sampler's own 5, or left out, got 7"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+    ],
+)
+def test_errors_say_what_was_expected(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        toy.found(**wrong)
+
+
+def test_a_budget_must_limit_something_and_money_needs_a_price():
+    with pytest.raises(ValueError, match="budget must limit something: give one of nfe, seconds, reward_calls, usd"):
+        Budget(usd_per_hour=2)
+    with pytest.raises(ValueError, match=r"budget: usd needs usd_per_hour=, or a reward that has a price"):
+        toy.found(budget=Budget(usd=1))

@@ -1,0 +1,91 @@
+"""Selection: one total order on rewards, and tournaments with the odds that theory gives them."""
+
+from itertools import pairwise
+from math import comb
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evosearch.selection import order, top, tournament
+
+some_rewards = st.lists(
+    st.one_of(
+        st.floats(width=32),
+        st.sampled_from([0.0, -0.0, 1.0, 1e-45, -1e-45, 3.4e38, float("nan"), float("inf"), float("-inf")]),
+    ),
+    min_size=1,
+    max_size=20,
+)
+for_all_rewards = settings(derandomize=True, deadline=None)
+
+
+def _rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@for_all_rewards
+@given(some_rewards)
+def test_order_falls_and_puts_failures_last(rewards):
+    reward = torch.tensor(rewards)
+    rows = order(reward)
+    assert sorted(rows.tolist()) == list(range(len(rewards)))
+    ordered = reward[rows]
+    valid = ordered.isfinite()
+    assert (ordered[valid].diff() <= 0).all()
+    assert valid.tolist() == sorted(valid.tolist(), reverse=True)
+
+
+@for_all_rewards
+@given(some_rewards, st.randoms(use_true_random=False))
+def test_order_does_not_depend_on_the_rows_order(rewards, random):
+    shuffled = random.sample(rewards, len(rewards))
+    best, same = (torch.tensor(r)[order(torch.tensor(r))] for r in (rewards, shuffled))
+    valid = best.isfinite()
+    assert torch.equal(best[valid], same[valid])
+    assert torch.equal(valid, same.isfinite())
+
+
+@for_all_rewards
+@given(some_rewards)
+def test_ties_keep_their_order(rewards):
+    reward = torch.tensor(rewards)
+    rows = order(reward).tolist()
+    equal = reward.where(reward.isfinite(), torch.tensor(float("-inf")))
+    assert all(a < b for a, b in pairwise(rows) if equal[a] == equal[b])
+
+
+def test_top_is_the_best_first_and_at_most_all():
+    reward = torch.tensor([1.0, float("inf"), 3.0, float("nan"), 2.0])
+    assert top(reward, 2).tolist() == [2, 4]
+    assert top(reward, 9).tolist() == [2, 4, 0, 1, 3]
+
+
+@for_all_rewards
+@given(some_rewards, st.integers(0, 5), st.integers(0, 100))
+def test_tournament_of_all_takes_the_best(rewards, extra, seed):
+    reward = torch.tensor(rewards)
+    winners = tournament(reward, 7, len(rewards) + extra, _rng(seed))
+    assert winners.tolist() == [int(order(reward)[0])] * 7
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 8])
+def test_odds_of_a_tournament(size):
+    # Of N rows, the one of rank r wins if it is drawn and its rivals are all worse: C(N - r, size - 1) / C(N, size).
+    reward = torch.tensor([3.0, float("nan"), 5.0, -1.0, 4.0, 0.0, -2.0, 1.0])
+    total, draws = len(reward), 40_000
+    wins = torch.bincount(tournament(reward, draws, size, _rng()), minlength=total) / draws
+    odds = torch.tensor([comb(total - rank, size - 1) / comb(total, size) for rank in range(1, total + 1)])
+    error = (odds * (1 - odds) / draws).sqrt()
+    assert odds[0] == pytest.approx(size / total)
+    assert ((wins[order(reward)] - odds).abs() <= 5 * error).all()
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_an_invalid_reward_wins_only_among_its_like(size):
+    reward = torch.tensor([float("nan"), 1.0, float("inf"), 0.0, -1.0, -2.0, 2.0, 3.0])
+    failures = {0, 2}
+    winners = set(tournament(reward, 5000, size, _rng()).tolist())
+    assert not winners & failures or size <= len(failures)
+    assert 7 in winners
