@@ -66,6 +66,17 @@ def test_predict_and_step_in_turn_are_a_run(eta):
     assert torch.equal(p.x, whole.x)
 
 
+def test_a_run_takes_the_paths_own_steps():
+    path = second_order()
+    s = sampler(path=path)
+    p = s.prior(3)
+    x, memory = p.x, None
+    for i in range(path.steps):
+        x0 = curved(x, float(path.alpha[i]), float(path.sigma[i]))
+        x, memory = path.step(x, x0, i, memory=memory), x0
+    assert torch.equal(s.run(p, 10)[0].x, x)
+
+
 def test_prior_goes_on_and_starts_again_with_a_new_sampler():
     s = sampler()
     first, more = s.prior(2), s.prior(3)

@@ -37,6 +37,7 @@ _BY_INDEX = (
     "denoising_start",
     "denoising_end",
 )
+_FIRST_ORDER = ("DDIMScheduler", "CogVideoXDDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
 _MANY = ("num_images_per_prompt", "num_videos_per_prompt")
 # Its autoencoder attends over one video; several in a batch fail in diffusers itself.
 _ONE_AT_A_TIME = ("HunyuanVideo15Pipeline",)
@@ -111,11 +112,13 @@ class PipelineSampler(BaseSampler):
     @property
     def own_solver(self) -> str | None:
         """Name of the pipeline's own solver where our steps are not its steps, else None."""
-        name = type(self.pipe.scheduler).__name__
-        first_order = name in ("DDIMScheduler", "CogVideoXDDIMScheduler", "EulerDiscreteScheduler")
-        ours = first_order or name == "FlowMatchEulerDiscreteScheduler"
-        second_order = name == "DPMSolverMultistepScheduler" and self.path.order == 2
-        return None if ours or second_order else name
+        scheduler = self.pipe.scheduler
+        name, config = type(scheduler).__name__, scheduler.config
+        if name == "DPMSolverMultistepScheduler":
+            ours = config.algorithm_type == "dpmsolver++" and config.solver_order == self.path.order
+        else:
+            ours = name in _FIRST_ORDER and self.path.order == 1
+        return None if ours else name
 
     def stock(self, p: Population) -> Tensor | None:
         """What the pipeline itself, with its own solver, makes of one particle's initial noise.
@@ -129,8 +132,9 @@ class PipelineSampler(BaseSampler):
         if "latents" not in self._accepts:
             return None
         x = self.to_grid(p.x) if type(self.pipe).__name__.startswith("Flux2") else p.x
-        bar = dict(getattr(self.pipe, "_progress_bar_config", {}))
-        self.pipe.set_progress_bar_config(**{**bar, "disable": True})
+        own = {"generator": torch.Generator().manual_seed(self.seed)} if "generator" in self._accepts else {}
+        before = dict(vars(self.pipe))
+        self.pipe.set_progress_bar_config(disable=True)
         try:
             samples = self.pipe(
                 prompt=self.prompt,
@@ -138,10 +142,12 @@ class PipelineSampler(BaseSampler):
                 latents=x.to(self.device, self._dtype),
                 output_type="pt",
                 return_dict=False,
+                **own,
                 **self.kwargs,
             )[0]
         finally:
-            self.pipe.__dict__["_progress_bar_config"] = bar
+            vars(self.pipe).clear()
+            vars(self.pipe).update(before)
         return _stacked(samples)
 
     def to_grid(self, x: Tensor) -> Tensor:

@@ -74,13 +74,13 @@ def search(
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts or not all(isinstance(text, str) and text.strip() for text in prompts):
         raise ValueError(f"prompt must be text, or a list of texts, none of them empty; got {prompt!r}")
-    pipe = models.load(pipe) if isinstance(pipe, str) else pipe
     algorithm, guidance = algorithm_of(algorithm), rewards.resolve(reward)
     judges = {rewards.name_of(r): rewards.resolve(r) for r in ([held_out] if isinstance(held_out, str) else held_out)}
     for text in prompts:
         for judge in (guidance, *judges.values()):
             rewards.check(judge, text)
     genomes = [] if warm_start is None else read_genomes(Path(warm_start))
+    pipe = models.load(pipe) if isinstance(pipe, str) else pipe
     results: list[Result] = []
     for k, text in enumerate(prompts):
         sampler = sampler_of(

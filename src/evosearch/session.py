@@ -12,6 +12,7 @@ from typing import Any, cast
 import diffusers
 import torch
 
+from evosearch import models
 from evosearch.budget import Budget, BudgetExhausted, Meter, describe
 from evosearch.genome import replay
 from evosearch.metered import MeteredReward, MeteredSampler
@@ -223,7 +224,7 @@ def _settings(session: Session, budget: Any) -> dict[str, Any]:
     }
     if pipe is not None:
         settings |= {
-            "model": str(pipe.config.get("_name_or_path") or type(pipe).__name__),
+            "model": models.name_of(pipe),
             "pipeline": type(pipe).__name__,
             "scheduler": type(pipe.scheduler).__name__,
             "pipeline_kwargs": {name: _plain(value) for name, value in own.kwargs.items()},

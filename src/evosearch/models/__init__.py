@@ -50,7 +50,14 @@ def load(name: str, **kwargs: Any) -> Any:
         ) from error
 
 
+def name_of(pipe: Any) -> str:
+    """The name that `load` knows a pipeline by: bundled, folder or hub id; its class where it has none."""
+    origin = getattr(getattr(pipe, "config", None), "_name_or_path", None)
+    if not origin:
+        return type(pipe).__name__
+    return Path(origin).name if Path(origin).parent == _HERE else str(origin)
+
+
 def defaults(pipe: Any) -> dict[str, Any]:
     """Steps and arguments that suit a pipeline, where we know it."""
-    origin = getattr(getattr(pipe, "config", None), "_name_or_path", None)
-    return dict(DEFAULTS.get(Path(str(origin)).name, {})) if origin and Path(str(origin)).parent == _HERE else {}
+    return dict(DEFAULTS.get(name_of(pipe), {}))
