@@ -10,9 +10,9 @@ from evosearch import models
 from evosearch.run import search
 
 PROMPTS = (
-    "a red circle left of a blue square and two yellow stars",
-    "three purple triangles and a cyan circle",
-    "two green squares, a yellow circle and a blue star",
+    "a red star left of a blue circle and two green squares",
+    "a purple circle above a yellow star, a green triangle and a blue square",
+    "three red stars and a cyan circle",
 )
 BUDGETS = ("1x", "10x", "100x")
 
@@ -37,7 +37,7 @@ def picture(
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
     for column, budget in enumerate(budgets):
         middle = _TEXT + column * (_SIDE + _GAP) + _SIDE / 2
-        draw.text((middle, _LABEL / 2), budget.replace("x", "×"), _INK, font, anchor="mm")
+        draw.text((middle, _LABEL / 2), budget, _INK, font, anchor="mm")
     for row, prompt in enumerate(prompts):
         top = _LABEL + row * (_SIDE + _LABEL + _GAP)
         draw.multiline_text((_GAP, top + _SIDE / 2), _wrapped(prompt), _INK, font, anchor="lm", spacing=6)
