@@ -30,6 +30,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 BUDGETS = {500: 3, 2000: 3, 8000: 1}
 """NFE, and how many seeds each gets."""
 
+_FEWEST = 5  # prompts, for an interval to mean something
 _BATCH = {500: 8, 2000: 10, 8000: 16}  # divides the generations that are fitted to the budget, or nearly
 
 
@@ -149,7 +150,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             verdict, tally = "", ""
             if method != BASELINE and shared:
                 mean, low, high = clustered_mean(differences)
-                verdict = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+                enough = len(differences) >= _FEWEST
+                verdict = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})" if enough else f"{mean:+.4f} (too few prompts)"
                 flat = [d for values in differences.values() for d in values]
                 tally = f"{sum(d > 0 for d in flat)} / {sum(d == 0 for d in flat)} / {sum(d < 0 for d in flat)}"
             mean_reward = float(np.mean(list(found.values())))
