@@ -174,3 +174,11 @@ def test_held_out_scenes():
         if not any((group.colour, group.shape) in HELD_OUT_PAIRS for group in scene.groups)
     ]
     assert 0.07 < np.mean([held_out(scene) for scene in unpaired]) < 0.13
+
+
+def test_up_to_two_relations_where_asked_for():
+    rng = np.random.default_rng(0)
+    scenes = [sample_scene(rng, objects=4, most_relations=2) for _ in range(400)]
+    assert {len(scene.relations) for scene in scenes} == {0, 1, 2}
+    assert all(parse(scene.caption) == scene for scene in scenes)
+    assert max(len(sample_scene(rng, objects=4).relations) for _ in range(400)) == 1

@@ -5,17 +5,14 @@ from pathlib import Path
 import numpy as np
 import tokens
 import torch
-from autoencoder import encode
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from loop import Plan, ahead, averaged_weights, save_tensors, train
-from safetensors.torch import load_file
-from shapes_data import pictures
+from latents import examples
+from loop import Plan, averaged_weights, train
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 BATCH = 64
 EMPTY_CAPTIONS = 0.12
-EXAMPLES = 48_000
 WIDTH = 96
 TEXT_WIDTH = 128
 
@@ -78,7 +75,12 @@ def fit(
     plan: Plan, checkpoint: Path, autoencoder: AutoencoderKL, vocabulary: CLIPTokenizer, device: torch.device
 ) -> None:
     """Train on a set of latents encoded once; some captions are emptied, for classifier-free guidance."""
-    latents, captions = _examples(checkpoint.with_name("latents.safetensors"), autoencoder, vocabulary, plan.seed)
+    latents, captions = examples(
+        checkpoint.with_name("latents.safetensors"),
+        autoencoder,
+        lambda texts: {"clip": tokens.encode(vocabulary, texts)},
+        plan.seed,
+    )
     empty = torch.tensor(tokens.encode(vocabulary, [""]))
     noise = scheduler()
     torch.manual_seed(plan.seed)
@@ -93,7 +95,7 @@ def fit(
         return (
             latents[rows].float(),
             torch.from_numpy(levels).long(),
-            torch.where(dropped[:, None], empty, captions[rows].long()),
+            torch.where(dropped[:, None], empty, captions["clip"][rows].long()),
         )
 
     def loss(data: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -114,29 +116,3 @@ def load(checkpoint: Path, vocabulary: CLIPTokenizer) -> Denoiser:
     model = Denoiser(vocabulary)
     model.load_state_dict(averaged_weights(checkpoint))
     return model.eval().requires_grad_(False)
-
-
-def _examples(path: Path, autoencoder: AutoencoderKL, vocabulary: CLIPTokenizer, seed: int) -> tuple[Tensor, Tensor]:
-    """Latents (EXAMPLES, 8, 8, 8) and caption tokens (EXAMPLES, 32), encoded at the first call."""
-    if not path.exists():
-        latents: list[Tensor] = []
-        captions: list[str] = []
-        # Other pictures than those the autoencoder was trained on.
-        batches = ahead(lambda step: pictures(seed + 1000, step * BATCH, BATCH), 0)
-        for step, (images, texts) in zip(range(EXAMPLES // BATCH), batches, strict=False):
-            latents.append(encode(autoencoder, images).half().cpu())
-            captions += texts if step % 5 else [_spoken(text) for text in texts]
-        save_tensors(
-            path,
-            {
-                "latents": torch.cat(latents),
-                "tokens": torch.tensor(tokens.encode(vocabulary, captions), dtype=torch.int16),
-            },
-        )
-    stored = load_file(path)
-    return stored["latents"], stored["tokens"]
-
-
-def _spoken(caption: str) -> str:
-    """The same caption with "one" for "a"."""
-    return " ".join("one" if word == "a" else word for word in caption.split(" "))

@@ -1,14 +1,16 @@
-"""The tokenizer: CLIP's, with a vocabulary in which each word of the shapes world is one token."""
+"""Tokenizers in the formats of CLIP and T5, to which each word of the shapes world is one token."""
 
+import string
 from collections import Counter
 from itertools import pairwise
 
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
 from evosearch.shapes import COLOURS, COUNTS, RELATIONS, SHAPES
 
 TOKENS = 32
+T5_TOKENS = 24  # the longest caption has 18
 END = "</w>"
 WORDS = (
     ",",
@@ -36,9 +38,20 @@ def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
 
 
-def encode(vocabulary: CLIPTokenizer, captions: list[str]) -> list[list[int]]:
+def t5_tokenizer() -> T5Tokenizer:
+    """The same in the format of T5: the world's words whole, all others by their letters."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    words = [("," if word == "," else f"▁{word}", -1.0) for word in WORDS]
+    # A word whole beats the sum of its letters.
+    known = {piece for piece, _ in words}
+    letters = [(letter, -10.0) for letter in ("▁", *string.ascii_lowercase, *string.digits, *".'-")]
+    letters = [(piece, score) for piece, score in letters if piece not in known]
+    return T5Tokenizer(vocab=[*special, *words, *letters], extra_ids=0, model_max_length=T5_TOKENS)
+
+
+def encode(vocabulary: PreTrainedTokenizerBase, captions: list[str]) -> list[list[int]]:
     """Token numbers of each caption, padded as the pipeline does."""
-    return vocabulary(captions, padding="max_length", max_length=TOKENS, truncation=True).input_ids
+    return vocabulary(captions, padding="max_length", truncation=True).input_ids
 
 
 def _merges() -> list[tuple[str, str]]:

@@ -179,8 +179,8 @@ def _parse_group(phrase: str) -> Group:
             raise ValueError(f"expected a count, a colour and a shape such as 'a red circle', got {phrase!r}")
 
 
-def sample_scene(rng: np.random.Generator, objects: int | None = None) -> Scene:
-    """Draw a scene of `objects` objects in all (1 to 4; drawn too when None)."""
+def sample_scene(rng: np.random.Generator, objects: int | None = None, most_relations: int = 1) -> Scene:
+    """Draw a scene of `objects` objects in all (1 to 4; drawn too when None), with up to `most_relations` (1 or 2)."""
     total = int(rng.integers(1, MAX_OBJECTS + 1)) if objects is None else objects
     cuts = rng.choice(total - 1, size=rng.integers(total), replace=False) + 1 if total > 1 else []
     counts = np.diff([0, *sorted(cuts), total])
@@ -189,7 +189,12 @@ def sample_scene(rng: np.random.Generator, objects: int | None = None) -> Scene:
     starts = [i for i in range(len(groups) - 1) if groups[i].count == groups[i + 1].count == 1]
     if not starts or rng.random() < 0.4:
         return Scene(groups)
-    return Scene(groups, (Relation(starts[0], str(rng.choice(RELATIONS)), starts[0] + 1),))
+    wanted = int(rng.integers(1, most_relations + 1))
+    relations: list[Relation] = []
+    for start in starts:
+        if len(relations) < wanted and all(start > relation.object for relation in relations):
+            relations.append(Relation(start, str(rng.choice(RELATIONS)), start + 1))
+    return Scene(groups, tuple(relations))
 
 
 def held_out(scene: Scene) -> bool:

@@ -1,27 +1,36 @@
-"""Measure the bundled pipeline `shapes-diffusion` and write the figures into its model card.
+"""Measure a bundled image pipeline and write the figures into its model card.
 
-python training/evaluate_shapes_diffusion.py
+python training/evaluate.py shapes-diffusion
 """
 
 import argparse
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
-from safetensors import safe_open
+from command import MODELS
+from diffusers import AutoencoderKL, DiffusionPipeline
+from export import FACTS
 from shapes_data import pictures
 from torch import Tensor
-from train_shapes_diffusion import ROOT
 
+from evosearch.models import defaults
 from evosearch.rewards.shapes import ShapesReward, detect
 from evosearch.shapes import HELD_OUT_PAIRS, MAX_OBJECTS, Scene, held_out, parse, sample_scene
 
-CARD = Path(__file__).with_name("shapes_diffusion_card.md")
-GUIDANCE = (1.0, 2.0, 3.0, 5.0, 7.5)
-STEPS = 20
+WAYS: dict[str, dict[str, dict[str, Any]]] = {
+    "shapes-diffusion": {f"guidance {scale:g}": {"guidance_scale": scale} for scale in (1.0, 2.0, 3.0, 5.0, 7.5)},
+    "shapes-flow": {
+        "no guidance": {"true_cfg_scale": 1.0},
+        **{f"true CFG {scale:g}": {"true_cfg_scale": scale} for scale in (2.0, 3.0, 5.0)},
+    },
+}
+"""How each model is called: a column of the card's table each, on top of its defaults."""
+
 PROMPTS = 200
 PAIR_PROMPTS = 60
 ROUND_TRIPS = 1000
@@ -31,31 +40,41 @@ BATCH = 50
 def main() -> None:
     """Measure, print and write the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=ROOT / "src/evosearch/models/shapes-diffusion")
-    parser.add_argument("--runs", type=Path, default=ROOT / "training/runs/shapes-diffusion")
-    parser.add_argument("--hardware", default="two CPU cores", help="what it was trained on, for the card")
+    parser.add_argument("model", choices=WAYS)
     args = parser.parse_args()
-    pipeline = StableDiffusionPipeline.from_pretrained(args.model)
+    folder = MODELS / args.model
+    facts = json.loads((folder / FACTS).read_text())
+    pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
+    suited = defaults(pipeline)
+    steps = suited.pop("steps")
     scenes = held_out_scenes(PROMPTS, pairs=False) + held_out_scenes(PAIR_PROMPTS, pairs=True)
-    exact = {guidance: sample_exact(pipeline, scenes, guidance) for guidance in GUIDANCE}
-    card = CARD.read_text().format(
-        parameters="\n".join(
-            f"| {name} | {sum(p.numel() for p in getattr(pipeline, name).parameters()) / 1e6:.2f} M |"
-            for name in ("unet", "vae", "text_encoder")
-        ),
-        training=training_table(args.runs),
-        hardware=args.hardware,
-        pairs=", ".join(" ".join(pair) for pair in HELD_OUT_PAIRS),
-        prompts=PROMPTS,
-        pair_prompts=PAIR_PROMPTS,
-        steps=STEPS,
-        header=" | ".join(f"guidance {guidance:g}" for guidance in GUIDANCE),
-        rule="|---" * (len(GUIDANCE) + 2) + "|",
-        rows="\n".join(rows(scenes, exact)),
-        round_trip=round_trip(pipeline.vae),
+    exact = {name: sample_exact(pipeline, scenes, steps, suited | way) for name, way in WAYS[args.model].items()}
+    modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    card = (
+        Path(__file__)
+        .with_name(f"{args.model.replace('-', '_')}_card.md")
+        .read_text()
+        .format(
+            parameters="\n".join(
+                f"| {name} | {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M |"
+                for name, part in modules.items()
+            ),
+            training="\n".join(
+                f"| {stage} | {done['steps']:,} | {done['minutes']} |" for stage, done in facts["stages"].items()
+            ),
+            hardware=facts["hardware"],
+            pairs=", ".join(" ".join(pair) for pair in HELD_OUT_PAIRS),
+            prompts=PROMPTS,
+            pair_prompts=PAIR_PROMPTS,
+            steps=steps,
+            header=" | ".join(exact),
+            rule="|---" * (len(exact) + 2) + "|",
+            rows="\n".join(rows(scenes, exact)),
+            round_trip=round_trip(pipeline.vae),
+        )
     )
-    (args.model / "README.md").write_text(card)
+    (folder / "README.md").write_text(card)
     print(card)
 
 
@@ -75,25 +94,20 @@ def has_held_out_pair(scene: Scene) -> bool:
     return any((group.colour, group.shape) in HELD_OUT_PAIRS for group in scene.groups)
 
 
-def sample_exact(pipeline: StableDiffusionPipeline, scenes: list[Scene], guidance: float) -> np.ndarray:
+def sample_exact(pipeline: DiffusionPipeline, scenes: list[Scene], steps: int, call: dict[str, Any]) -> np.ndarray:
     """Whether one plain sample of each scene shows it exactly, (N,) bool."""
     reward = ShapesReward()
     found: list[Tensor] = []
     for start in range(0, len(scenes), BATCH):
         prompts = [scene.caption for scene in scenes[start : start + BATCH]]
         generators = [torch.Generator().manual_seed(start + i) for i in range(len(prompts))]
-        samples = pipeline(
-            prompts,
-            num_inference_steps=STEPS,
-            guidance_scale=guidance,
-            generator=generators,
-            output_type="pt",
-        ).images
+        own = call | ({"negative_prompt": [""] * len(prompts)} if "negative_prompt" in call else {})
+        samples = pipeline(prompts, num_inference_steps=steps, generator=generators, output_type="pt", **own).images
         found.append(reward.exact(samples, prompts))
     return torch.cat(found).numpy()
 
 
-def rows(scenes: list[Scene], exact: dict[float, np.ndarray]) -> Iterable[str]:
+def rows(scenes: list[Scene], exact: dict[str, np.ndarray]) -> Iterable[str]:
     """Lines of the table of exact pictures: all prompts of known pairs, parts of them, and the held-out pairs."""
     known = np.array([not has_held_out_pair(scene) for scene in scenes])
     objects = np.array([scene.objects for scene in scenes])
@@ -103,6 +117,7 @@ def rows(scenes: list[Scene], exact: dict[float, np.ndarray]) -> Iterable[str]:
         **{f"{n} object{'s' if n > 1 else ''}": known & (objects == n) for n in range(1, MAX_OBJECTS + 1)},
         "with a relation": known & related,
         "held-out pairs": ~known,
+        "all and held-out pairs": known | True,
     }
     for name, members in parts.items():
         shares = " | ".join(share(int(found[members].sum()), int(members.sum())) for found in exact.values())
@@ -141,16 +156,6 @@ def round_trip(autoencoder: AutoencoderKL) -> str:
 def to_pixels(sample: Tensor) -> np.ndarray:
     """A sample (3, H, W) in [0, 1] as a picture (H, W, 3) of uint8."""
     return (sample.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-
-
-def training_table(runs: Path) -> str:
-    """Steps and minutes of each stage, as its checkpoint tells."""
-    lines: list[str] = []
-    for stage in ("autoencoder", "denoiser"):
-        with safe_open(runs / f"{stage}.safetensors", "pt") as file:
-            facts = file.metadata()
-        lines.append(f"| {stage} | {int(facts['step']):,} | {float(facts['seconds']) / 60:.0f} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+"""The command line that all training scripts share."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from loop import Plan
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "src/evosearch/models"
+RUNS = ROOT / "training/runs"
+
+
+class Command:
+    """Parsed arguments of a training script.
+
+    Args:
+        description: The script's docstring.
+        name: Of the model that it makes.
+        stages: What the script can do, in order; all of it by default.
+    """
+
+    def __init__(self, description: str | None, name: str, stages: tuple[str, ...]) -> None:
+        parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("stages", nargs="*", metavar="stage", help=f"any of {', '.join(stages)}; default all")
+        parser.add_argument("--minutes", type=float, help="limit of each training stage")
+        parser.add_argument("--steps", type=int, help="limit of each training stage; alone, it makes a run repeatable")
+        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument("--runs", type=Path, default=RUNS / name, help="folder of the checkpoints")
+        parser.add_argument("--out", type=Path, default=MODELS / name, help="folder of the finished model")
+        parser.add_argument("--compile", action="store_true", help="torch.compile the model; needs a C++ compiler")
+        args = parser.parse_args()
+        if unknown := set(args.stages) - set(stages):
+            parser.error(f"unknown stage {', '.join(unknown)}; expected any of {', '.join(stages)}")
+        self.stages: tuple[str, ...] = tuple(args.stages) or stages
+        self.runs: Path = args.runs
+        self.out: Path = args.out
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.compiled: bool = args.compile
+        self._minutes, self._steps, self._seed = args.minutes, args.steps, args.seed
+        self.runs.mkdir(parents=True, exist_ok=True)
+
+    def plan(self, learning_rate: float, minutes: float, average: float = 0.999) -> Plan:
+        """How long a stage trains: as asked, or else so many minutes."""
+        limit = None if self._steps and not self._minutes else self._minutes or minutes
+        return Plan(learning_rate, self._steps, limit, average=average, seed=self._seed)
+
+    def checkpoint(self, stage: str) -> Path:
+        """Where a stage keeps its weights."""
+        return self.runs / f"{stage}.safetensors"

@@ -1,0 +1,47 @@
+"""A trained pipeline as a folder of the package."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from loop import save_tensors
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+FACTS = "training.json"
+
+
+def write(pipeline: DiffusionPipeline, folder: Path, checkpoints: list[Path]) -> None:
+    """Write a pipeline into its folder, each file whole or not at all; what else is there stays.
+
+    Weights are stored in half precision. Text encoders say in their configuration that they run in single precision all
+    the same: transformers goes by it, diffusers runs its models in single precision, and the pipeline needs both alike.
+
+    Args:
+        pipeline: In single precision.
+        folder: Of the model.
+        checkpoints: Of its stages, whose steps and minutes are kept beside it for the model card.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    pipeline.save_pretrained(temporary)
+    for weights in temporary.rglob("*.safetensors"):
+        halves = {name: value.half() for name, value in load_file(weights).items()}
+        save_tensors(weights, halves, {"format": "pt"})
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else "two CPU cores"
+    facts = {"hardware": hardware, "stages": {path.stem: _facts(path) for path in checkpoints}}
+    (temporary / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    for source in filter(Path.is_file, temporary.rglob("*")):
+        target = folder / source.relative_to(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.chmod(0o644)  # safetensors writes files for their owner alone
+        os.replace(source, target)
+    shutil.rmtree(temporary)
+
+
+def _facts(checkpoint: Path) -> dict[str, int]:
+    with safe_open(checkpoint, "pt") as file:
+        metadata = file.metadata()
+    return {"steps": int(metadata["step"]), "minutes": round(float(metadata["seconds"]) / 60)}
