@@ -16,6 +16,7 @@ EVERY_MODULE = pytest.mark.parametrize("name", MODULES)
 OPERATORS = {"noise", "path", "resampling", "selection", "mutation", "scoring"}
 ALLOWED = {
     "types": {"path"},  # for its annotations alone
+    "checks": set(),
     "noise": set(),
     "path": set(),
     "resampling": set(),
@@ -27,11 +28,11 @@ ALLOWED = {
     "seam": {"types", "path", "noise", "sampler"},
     "hooks": {"types", "path", "noise", "sampler", "seam"},
     "pipeline": {"types", "path", "noise", "sampler", "seam", "hooks"},
-    "budget": set(),
+    "budget": {"types", "checks"},
     "result": {"types", "budget"},
-    "metered": {"types", "budget", "result"},
-    "searches": {"types", *OPERATORS, "searches"},
-    "rewards": {"types", "shapes", "rewards"},
+    "metered": {"types", "budget", "result", "rewards"},
+    "searches": {"types", "checks", *OPERATORS, "searches"},
+    "rewards": {"types", "checks", "shapes", "rewards"},
     "shapes": set(),
 }
 

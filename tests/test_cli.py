@@ -89,14 +89,10 @@ def test_generate_passes_every_option_on():
     manifest = manifest_of("here")
     settings = manifest["settings"]
     assert settings["reward"] == "1 shapes + 0.01 jpeg"
-    assert settings["knobs"] == {
-        "rate": 0.3,
-        "schedule": [0, 1],
-        "sizes": [4, 3, 2],
-        "mutation": "additive",
-        "eta": 0.5,
-    }
-    assert (settings["steps"], settings["seed"], settings["batch_size"], settings["budget"]) == (2, 7, 4, "200 NFE")
+    given = {"rate": 0.3, "schedule": [0, 1], "sizes": [4, 3, 2], "mutation": "additive", "eta": 0.5}
+    assert settings["knobs"] | given == settings["knobs"]
+    assert (settings["steps"], settings["seed"], settings["budget"]) == (2, 7, "200 NFE")
+    assert 1 <= settings["batch_size"] <= 4
     assert settings["pipeline_kwargs"]["guidance_scale"] == 1.5
     assert manifest["kept"][0]["held_out"].keys() == {"jpeg"}
 
@@ -125,7 +121,11 @@ def test_stop_at_ends_early():
 def test_warm_start_takes_an_earlier_runs_noises():
     evosearch("generate", "a blue star", *QUICK, "--out", "first")
     evosearch("generate", "a blue star", *QUICK, "--out", "second", "--seed", "1", "--warm-start", "first")
-    assert manifest_of("second")["plain"]["genome"][0] == manifest_of("first")["kept"][0]["genome"][0]
+    second = manifest_of("second")
+    assert second["settings"]["warm_start"] == "first"
+    evosearch("generate", "a blue star", *QUICK, "--out", "cold", "--seed", "1")
+    assert second["plain"]["id"] == manifest_of("cold")["plain"]["id"]
+    assert second["kept"][0]["reward"] >= manifest_of("first")["kept"][0]["reward"] - 1e-3
 
 
 def test_dry_run_says_what_it_would_take_and_writes_nothing():
@@ -159,10 +159,30 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing():
         ("seed must be a whole number from 0", ["a blue star", "--seed", "-1"]),
         ("there is no file nowhere.txt", ["--prompts", "nowhere.txt"]),
         ("nowhere does not exist", ["a blue star", "--warm-start", "nowhere"]),
+        ("reward must be one of .*got 'bogus'", ["a blue star", "--held-out", "bogus"]),
+        ("stop_at must be a number, got nan", ["a blue star", "--stop-at", "nan"]),
+        ("n must be a whole number", ["a blue star", "--algorithm", "best_of_n", "--knob", "n=2.5"]),
+        ("eta must not be among the pipeline's arguments: ", ["a blue star", "--set", "eta=.5"]),
+        ("takes no argument 'guidance'", ["a blue star", "--set", "guidance=5"]),
+        ("cannot be made .*is no folder", ["a blue star", "--out", f"{__file__}/x"]),
+        ("dtype must be float32, float16 or bfloat16, got 'int8'", ["a blue star", "--dtype", "int8"]),
+        ("offload must be 'model', 'sequential' or None, got 'disk'", ["a blue star", "--offload", "disk"]),
+        ("quantize must be '8bit', '4bit' or None, got '2bit'", ["a blue star", "--quantize", "2bit"]),
     ],
 )
-def test_wrong_arguments_get_one_sentence(message, arguments):
-    refused(message, "generate", *arguments)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry"])
+def test_wrong_arguments_get_one_sentence(message, arguments, dry):
+    refused(message, "generate", *arguments, *dry)
+
+
+def test_prompts_in_another_encoding_are_refused():
+    Path("prompts.txt").write_bytes(b"two red circles \xff\n")
+    refused("prompts.txt is not .*", "generate", "--prompts", "prompts.txt")
+
+
+@pytest.mark.parametrize("budget", ["0.001s", "1x"])
+def test_dry_run_of_too_small_a_budget(budget):
+    refused("budget must be at least", "generate", "a blue star", "--budget", budget, "--dry-run")
 
 
 def test_terminal_codes_in_a_prompt_stay_text():
@@ -203,6 +223,12 @@ def test_defects_keep_their_traceback(monkeypatch):
     assert isinstance(result.exception, RuntimeError)
 
 
+def test_what_python_objects_to_in_our_code_is_a_defect(monkeypatch):
+    monkeypatch.setattr(sys.modules["evosearch.searches.best_of_n"], "whole_number", lambda *_: 1 + "1")
+    result = CliRunner().invoke(cli.app, ["generate", "a blue star", "--algorithm", "best_of_n"])
+    assert isinstance(result.exception, TypeError)
+
+
 def test_ctrl_c_keeps_what_was_found(here):
     command = [sys.executable, "-c", "import torch; torch.set_num_threads(1); from evosearch.cli import app; app()"]
     asked = ["generate", "a blue star", "--algorithm", "best_of_n", "--budget", "100000x", "--steps", "2"]
@@ -227,7 +253,7 @@ def test_ctrl_c_keeps_what_was_found(here):
 
 def test_list_names_everything():
     out = evosearch("list").stdout
-    for name in (*es.searches.__all__, *es.rewards.NAMES, *models.DEFAULTS):
+    for name in (*es.searches.__all__, *es.rewards.NAMES, *models.BUNDLED):
         assert re.search(rf"^{name} +\S", out, re.MULTILINE)
     assert re.search(
         r"^best_of_n +Draw n samples and keep the best\.\n +NFE: n · steps\.\n +/.*/best_of_n\.py$", out, re.M
@@ -296,6 +322,8 @@ def test_demo_replaces_a_former_demo_and_nothing_else(toy_demo):
 def test_demo_too_small_leaves_the_former_one(toy_demo):
     evosearch("demo", "--quick", "--budget", "100")
     refused("budget must be at least 100 NFE for evosearch", "demo", "--budget", "60")
+    refused("seed must be a whole number from 0", "demo", "--seed", "-1")
+    assert len(list(Path("evosearch-demo").glob("*/report.html"))) == 4
 
 
 def test_demo_refuses_a_folder_that_is_not_its_own(toy_demo):

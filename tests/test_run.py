@@ -12,7 +12,8 @@ import evosearch as es
 from evosearch.budget import Budget, BudgetExhausted, Meter
 from evosearch.genome import replay
 from evosearch.metered import MeteredSampler
-from evosearch.resolve import algorithm_of
+from evosearch.path import NoisePath
+from evosearch.resolve import algorithm_of, batch_of
 from evosearch.session import Session
 
 STEPS = 5
@@ -177,7 +178,8 @@ def test_held_out_rewards_judge_what_is_kept_and_no_more():
         return -toy.bright(samples, prompts)
 
     result = toy.found(held_out=[judge])
-    assert judged == [len(result.kept)]
+    assert sum(judged) == len(result.kept)
+    assert max(judged) <= toy.sampler().batch_size
     assert same(result, toy.found())[0] == same(result, toy.found())[1]
     for scored in result.kept:
         assert scored.held_out["judge"] == pytest.approx(-scored.reward, abs=1e-6)
@@ -329,6 +331,132 @@ def test_samples_are_scored_as_their_own_whatever_was_decoded_since():
     assert len(result.kept) == 4
 
 
+def test_two_searches_of_one_sampler_draw_the_same():
+    sampler = toy.sampler()
+    first, second = same(toy.found(pipe=sampler), toy.found(pipe=sampler))
+    assert first == second
+
+
+def test_a_reward_that_fails_at_first_is_not_given_up():
+    seen = 0
+
+    def slow_to_start(samples, prompts):
+        nonlocal seen
+        seen += len(samples)
+        return toy.bright(samples, prompts) if seen > 12 else torch.full((len(samples),), torch.nan)
+
+    result = toy.found(reward=slow_to_start, algorithm="best_of_n", budget="20x")
+    assert result.invalid == 12
+    assert result.cost.reward_calls == 20
+
+
+def test_a_reward_that_always_fails_does_not_spend_the_budget():
+    with pytest.raises(es.InvalidReward, match="nothing finite for any of 64 samples"):
+        toy.found(
+            reward=lambda samples, prompts: torch.full((len(samples),), torch.inf), algorithm="best_of_n", budget=2500
+        )
+
+
+def test_held_out_rewards_of_one_name_are_kept_apart():
+    judges = [
+        lambda samples, prompts: toy.bright(samples, prompts),
+        lambda samples, prompts: -toy.bright(samples, prompts),
+    ]
+    verdicts = toy.found(held_out=judges).best.held_out
+    assert verdicts["<lambda>"] == -verdicts["<lambda> 2"]
+
+
+def test_a_single_held_out_reward_needs_no_list():
+    assert list(toy.found(held_out=toy.bright).best.held_out) == ["bright"]
+
+
+def test_settings_hold_all_knobs_and_the_eta_of_the_search():
+    settings = toy.found(rate=0.2).settings
+    assert settings["knobs"] | {"rate": 0.2, "tournament": 3, "mutation": "level_preserving"} == settings["knobs"]
+    assert settings["eta"] == 0.0
+    assert toy.found(eta=1.0).settings["eta"] == 1.0
+
+
+# Plans
+
+
+class SlowClock:
+    """Stands in for the time module: a step of the model takes a second, whatever it holds, scoring half of one."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    ticking = SlowClock()
+    monkeypatch.setattr("evosearch.session.time", ticking)
+    monkeypatch.setattr("evosearch.budget.Meter.__init__.__defaults__", (0.0, ticking.perf_counter))
+    return ticking
+
+
+def timed(clock, batch_size=16):
+    def denoise(x, alpha, sigma):
+        clock.now += 1
+        return alpha * x
+
+    def decode(x):
+        clock.now += 0.5
+        return torch.sigmoid(x)
+
+    return es.DenoiserSampler(denoise, NoisePath.cosine(5), (3, 4, 4), decode=decode, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("algorithm", ["evosearch", "best_of_n"])
+@pytest.mark.parametrize("seconds", [12, 30, 100])
+def test_a_budget_of_time_is_planned_with_the_padding(clock, algorithm, seconds):
+    result = toy.found(pipe=timed(clock), algorithm=algorithm, budget=f"{seconds}s")
+    assert result.cost.seconds <= seconds + 5 * 1.0 + 0.5  # a micro-batch more at the most
+    assert result.cost.seconds > 0.4 * seconds
+    if algorithm == "evosearch":
+        assert len(result.generations) == len(result.settings["knobs"]["sizes"])  # none is cut off
+
+
+def test_a_budget_of_too_little_time_says_what_is_lacking(clock):
+    for algorithm in ("evosearch", "best_of_n"):
+        with pytest.raises(ValueError, match=r"budget of 0.5 s leaves room for \d NFE here: budget must be at least"):
+            toy.found(pipe=timed(clock, batch_size=4), algorithm=algorithm, budget="0.5s")
+
+
+def test_a_budget_of_rewards_is_planned_to_its_end():
+    result = toy.found(budget=Budget(reward_calls=40))
+    knobs = result.settings["knobs"]
+    assert [len(g.ids) for g in result.generations] == [
+        knobs["sizes"][0],
+        *(k - knobs["elites"] for k in knobs["sizes"][1:]),
+    ]
+    assert 34 <= result.cost.reward_calls <= 40
+
+
+def test_limits_of_count_and_time_go_together(clock):
+    result = toy.found(pipe=timed(clock, batch_size=4), budget=Budget(nfe=100, seconds=1000))
+    assert [len(g.ids) for g in result.generations] == [len(g.ids) for g in toy.found(budget=100).generations]
+
+
+@pytest.mark.parametrize("given", [{"schedule": [0, 3]}, {"sizes": [8, 4, 4]}, {"elites": 0}, {"elites": 4}])
+def test_knobs_are_fitted_around_those_given(given):
+    result = toy.found(budget=200, **given)
+    knobs = result.settings["knobs"]
+    assert {name: knobs[name] for name in given} == given
+    assert len(knobs["sizes"]) == len(knobs["schedule"]) + 1
+    assert "sizes" in given or result.cost.nfe > 0.85 * 200
+
+
+def test_a_micro_batch_suits_the_generations():
+    search = es.searches.evosearch
+    pipe = es.load("shapes-diffusion")
+    assert batch_of(pipe, search, {"schedule": [0], "sizes": [10, 6], "elites": 1}, None, 20, most=16) == 5
+    assert batch_of(pipe, es.searches.best_of_n, {}, "16x", 20, most=16) == 16
+    assert batch_of(pipe, search, {}, "60s", 20, most=16) == 16
+
+
 # What is refused
 
 
@@ -352,11 +480,48 @@ def test_samples_are_scored_as_their_own_whatever_was_decoded_since():
         ({"elite": 1}, "evosearch has no knob 'elite'; it has .*; did you mean 'elites'?"),
         ({"steps": 7}, "steps must be the sampler's own 5, or left out, got 7"),
         ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"seed": 1.5}, "seed must be a whole number from 0"),
+        ({"prompt": None}, "prompt must be text"),
+        ({"stop_at": float("nan")}, "stop_at must be a number"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"pipeline_kwargs": {"height": 64}}, "pipeline_kwargs go with a pipeline; a sampler takes none, got height"),
+        ({"rate": "hello"}, r"rate must be a number in \[0, 1\], got 'hello'"),
+        ({"rate": float("nan")}, r"rate must be a number in \[0, 1\], got nan"),
+        ({"schedule": 0}, "schedule must be a list of whole numbers, got 0"),
+        ({"schedule": [0.5]}, "schedule must be a list of whole numbers"),
+        ({"tournament": 2.5}, "tournament must be a whole number"),
+        ({"inherit_noise": "maybe"}, "inherit_noise must be true or false"),
+        ({"algorithm": "best_of_n", "n": "x"}, "n must be a whole number"),
+        ({"reward": {"jpeg": True}}, "reward jpeg must have a number as its weight, got True"),
+        ({"reward": {toy.bright: 1, _drops_a_value: 1}}, "reward _drops_a_value must return one value a sample"),
+        ({"reward": lambda samples, prompts: "good"}, "reward must return one number a sample, got 'good'"),
+        ({"held_out": lambda samples, prompts: samples}, "reward <lambda> must return one value a sample"),
     ],
 )
 def test_errors_say_what_was_expected(wrong, message):
     with pytest.raises(ValueError, match=message):
         toy.found(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"reward": _drops_a_value}, {"rate": "x"}, {"algorithm": "best_of_n", "n": 2.5}])
+def test_wrong_arguments_leave_nothing_behind_whenever_they_are_found(tmp_path, wrong):
+    with pytest.raises(ValueError):
+        toy.found(run_dir=tmp_path / "new" / "run", **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_taken_folder_stops_all_prompts(tmp_path):
+    (tmp_path / "0001").mkdir()
+    (tmp_path / "0001" / "notes").touch()
+    with pytest.raises(ValueError, match="holds files"):
+        toy.found(prompt=["one", "two"], run_dir=tmp_path)
+    assert not (tmp_path / "0000").exists()
+
+
+def test_a_budget_takes_numbers_alone():
+    for wrong in ("20", True, float("nan")):
+        with pytest.raises(ValueError, match="budget: nfe must be a number, got"):
+            Budget(nfe=wrong)
 
 
 def test_a_budget_must_limit_something_and_money_needs_a_price():

@@ -234,7 +234,16 @@ def test_warm_start_begins_with_the_best_noises(tmp_path):
     first = toy.found(run_dir=tmp_path / "run")
     second = toy.found(pipe=toy.sampler(seed=1), seed=1, warm_start=tmp_path / "run", algorithm="best_of_n")
     assert second.best.reward == pytest.approx(max(p.reward for p in first.kept if len(p.genome) == 1), abs=0.1)
-    assert second.plain.genome[0].seed == 0
+    # Compared with the plain sample of its own seed, though the population began with others.
+    assert second.plain.id == toy.found(pipe=toy.sampler(seed=1), seed=1, algorithm="best_of_n").plain.id
+    assert second.plain.reward < second.best.reward
+
+
+def test_warm_start_with_the_same_seed_draws_no_noise_twice(tmp_path):
+    toy.found(run_dir=tmp_path / "run", algorithm="best_of_n", budget="8x")
+    second = toy.found(warm_start=tmp_path / "run", algorithm="best_of_n", budget="16x")
+    ids = [id for generation in second.generations for id in generation.ids]
+    assert len(set(ids)) == 16
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from evosearch.checks import is_number
+
+if TYPE_CHECKING:
+    from evosearch.types import Wave
 
 
 class BudgetExhausted(Exception):
@@ -34,7 +40,9 @@ class Budget:
         limits = [f.name for f in fields(self) if f.name != "usd_per_hour"]
         for name in (*limits, "usd_per_hour"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not is_number(value):
+                raise ValueError(f"budget: {name} must be a number, got {value!r}")
+            if value is not None and value <= 0:
                 raise ValueError(f"budget: {name} must be above 0, got {value}")
         if all(getattr(self, name) is None for name in limits):
             raise ValueError(f"budget must limit something: give one of {', '.join(limits)}")
@@ -59,6 +67,57 @@ class Budget:
         if match[2] == "s":
             return cls(seconds=amount)
         return cls(nfe=round(amount * steps) if match[2] == "x" else int(amount))
+
+    @property
+    def time(self) -> list[float]:
+        """Limits in seconds: the clock's, and the money's where a machine is paid by the hour."""
+        money = [self.usd / self.usd_per_hour * 3600] if self.usd is not None and self.usd_per_hour else []
+        return ([self.seconds] if self.seconds is not None else []) + money
+
+    def pays(self, waves: Sequence[Wave], pace: Pace | None = None, usd_per_call: float = 0.0) -> bool:
+        """Whether all of these may be denoised and scored.
+
+        Args:
+            waves: What a search asks for.
+            pace: How fast it goes; needed for limits of time, and of money by the hour.
+            usd_per_call: Price of scoring one sample.
+        """
+        calls = sum(wave.particles for wave in waves)
+        usd = calls * usd_per_call
+        if pace is not None:
+            seconds = pace.seconds(waves)
+            usd += seconds / 3600 * (self.usd_per_hour or 0.0)
+            if self.seconds is not None and seconds > self.seconds:
+                return False
+        return (
+            (self.nfe is None or sum(wave.particles * wave.steps for wave in waves) <= self.nfe)
+            and (self.reward_calls is None or calls <= self.reward_calls)
+            and (self.usd is None or usd <= self.usd)
+        )
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast it goes here, by the micro-batch, each of one shape whatever it holds.
+
+    Attributes:
+        batch_size: Particles in a micro-batch.
+        step: Seconds of one denoising step.
+        score: Seconds of decoding and scoring.
+    """
+
+    batch_size: int
+    step: float
+    score: float
+
+    def seconds(self, waves: Sequence[Wave]) -> float:
+        """What these take."""
+        return sum(-(-wave.particles // self.batch_size) * (wave.steps * self.step + self.score) for wave in waves)
+
+    @property
+    def row(self) -> float:
+        """Seconds of one NFE in a full micro-batch, scoring left out."""
+        return self.step / self.batch_size
 
 
 @dataclass(frozen=True)
@@ -103,13 +162,13 @@ class Meter:
         usd = seconds / 3600 * (self.budget.usd_per_hour or 0.0) + self.reward_calls * self.usd_per_call
         return Cost(self.nfe, self.model_passes, self.decodes, self.reward_calls, seconds, usd)
 
-    def afford(self, *, nfe: int = 0, reward_calls: int = 0) -> None:
-        """Raise `BudgetExhausted` unless all of this may still be spent."""
+    def afford(self, *, nfe: int = 0, reward_calls: int = 0, in_time: bool = True) -> None:
+        """Raise `BudgetExhausted` unless all of this may be spent; whatever the clock says, if not ``in_time``."""
         for name, more in (("nfe", nfe), ("reward_calls", reward_calls)):
             limit = getattr(self.budget, name)
             if limit is not None and getattr(self, name) + more > limit:
                 raise BudgetExhausted(name)
-        if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
+        if in_time and self.budget.seconds is not None and self.seconds >= self.budget.seconds:
             raise BudgetExhausted("seconds")
         if self.budget.usd is not None and self.cost.usd + reward_calls * self.usd_per_call > self.budget.usd:
             raise BudgetExhausted("usd")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import linecache
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -51,8 +52,10 @@ def _fail(sentence: str, code: int) -> NoReturn:
 
 def _expected(error: Exception) -> bool:
     """Whether an error speaks of the user's arguments, which we and diffusers check, and not of a defect."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").partition(".")[0] in ("evosearch", "diffusers")
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    ours = frame.f_globals.get("__name__", "").partition(".")[0] in ("evosearch", "diffusers")
+    # A sentence meant for people was raised by a statement; what Python itself objects to is our mistake.
+    return ours and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
 
 
 app = typer.Typer(
@@ -111,6 +114,10 @@ def generate(
     held_out: Annotated[list[str] | None, typer.Option(help="Reward that judges at the end, never steers.")] = None,
     stop_at: Annotated[float | None, typer.Option(help="End as soon as this reward is reached.")] = None,
     warm_start: Annotated[Path | None, typer.Option(help="Begin with the best noises of this run.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16.  [default: the model's]")] = None,
+    offload: Annotated[str | None, typer.Option(metavar="model|sequential", help="Save GPU memory.")] = None,
+    quantize: Annotated[str | None, typer.Option(metavar="8bit|4bit", help="Smaller weights (bitsandbytes).")] = None,
+    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode large pictures in tiles.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and start nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the paths of the best pictures alone.")] = False,
 ) -> None:
@@ -131,14 +138,16 @@ def generate(
         "pipeline_kwargs": _values(set_, "--set"),
         **_knobs(knob),
     }
+    memory = {"dtype": dtype, "offload": offload, "quantize": quantize, "vae_tiling": vae_tiling}
+    shared |= {"held_out": held_out or (), "stop_at": stop_at, "warm_start": warm_start}
+    folder = out or _next_folder()
+    folders = [folder] if len(texts) == 1 else [folder / f"{k:04d}" for k in range(len(texts))]
     if dry_run:
-        return _dry_run(model, texts, shared)
+        return _dry_run(model, texts, folders, memory, shared)
 
     import evosearch as es
 
     _hush()
-    folder = out or _next_folder()
-    folders = [folder] if len(texts) == 1 else [folder / f"{k:04d}" for k in range(len(texts))]
     new = [each for each in folders if not each.exists()]
     try:
         results = es.search(
@@ -146,9 +155,7 @@ def generate(
             texts[0] if len(texts) == 1 else texts,
             run_dir=folder,
             progress=not quiet,
-            held_out=held_out or (),
-            stop_at=stop_at,
-            warm_start=warm_start,
+            load_kwargs=memory,
             **shared,
         )
     except BaseException:
@@ -176,12 +183,12 @@ def _show(text: str, result: Result, best: Path, folder: Path) -> None:
     typer.echo(f"report        {folder / 'report.html'}")
 
 
-def _dry_run(model: str, texts: list[str], shared: dict[str, Any]) -> None:
+def _dry_run(model: str, texts: list[str], folders: list[Path], memory: dict[str, Any], shared: dict[str, Any]) -> None:
     import evosearch as es
 
     _hush()
-    pipe = es.load(model)
-    each = [es.estimate(pipe, text, **shared) for text in texts]
+    pipe = es.load(model, **memory)
+    each = [es.estimate(pipe, text, run_dir=folder, **shared) for text, folder in zip(texts, folders, strict=True)]
     typer.echo(f"prompts  {len(each):>10,}")
     typer.echo(f"NFE      {sum(e.nfe for e in each):>10,}")
     typer.echo(f"seconds  {sum(e.seconds for e in each):>10,.0f}")
@@ -204,7 +211,10 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
     if file is not None:
         if not file.is_file():
             raise ValueError(f"--prompts must be a text file with one prompt a line, but there is no file {file}")
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--prompts must be a text file in UTF-8, but {file} is not ({error.reason})") from None
     if not given and not lines:
         raise ValueError("give at least one prompt, or a file of them by --prompts")
     return [*given, *lines]
@@ -331,8 +341,8 @@ def _models() -> list[list[str]]:
 
     folder = Path(models.__file__).parent
     return [
-        [name, ", ".join(f"{key} {value}" for key, value in suited.items()), str(folder / name)]
-        for name, suited in models.DEFAULTS.items()
+        [name, ", ".join(f"{key} {value}" for key, value in models.defaults(name).items()), str(folder / name)]
+        for name in models.BUNDLED
     ]
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from evosearch import models, report, strict_json
 from evosearch.curve import number
-from evosearch.resolve import algorithm_of
+from evosearch.resolve import algorithm_of, check_seed
 from evosearch.result import Result
 from evosearch.rewards.shapes import EXACT
 from evosearch.run import search
@@ -62,8 +62,9 @@ def run(out: Path, *, budget: int, prompts: Sequence[str] = PROMPTS, seed: int =
     Yields:
         A row a prompt; the index page shows those that have been.
     """
+    check_seed(seed)
     for method in METHODS:
-        algorithm_of(method).fit(models.DEFAULTS[MODEL]["steps"], budget)  # too small? then the former demo stays
+        algorithm_of(method).fit(models.defaults(MODEL)["steps"], budget)  # too small? then the former demo stays
     _claim(out)
     pipe = models.load(MODEL)
     rows: list[Row] = []

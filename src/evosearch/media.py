@@ -19,7 +19,7 @@ from evosearch.budget import Cost
 from evosearch.result import Scored
 from evosearch.types import Sample
 
-_FPS = 16  # where the pipeline was not told a frame rate
+_FPS = 16  # where neither the pipeline was told a frame rate nor its family has one
 _SMALL_VIDEO = 256  # pixels; video codecs smear what is smaller
 
 
@@ -69,7 +69,7 @@ def write_video(path: Path, frames: Sequence[Image.Image], settings: Mapping[str
     factor = max(1, _SMALL_VIDEO // min(frames[0].size))
     size = (frames[0].width * factor, frames[0].height * factor)
     asked = settings.get("pipeline_kwargs", {})
-    fps = asked.get("frame_rate") or asked.get("fps") or _FPS
+    fps = asked.get("frame_rate") or asked.get("fps") or settings.get("frame_rate") or _FPS
     # The codec needs even sides.
     writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, quality=8, macro_block_size=2)
     writer.send(None)

@@ -10,6 +10,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from evosearch.budget import Meter
 from evosearch.result import Gallery
+from evosearch.rewards import scores
 from evosearch.types import Population, Sampler, concat
 
 
@@ -27,6 +28,7 @@ class MeteredSampler:
         self, sampler: Sampler, meter: Meter, first: Population | None = None, tick: Callable[[], None] = lambda: None
     ) -> None:
         self._own, self._meter, self._first, self._tick = sampler, meter, first, tick
+        self._known = set[int]() if first is None else set(first.id.tolist())
         self.steps, self.path, self.batch_size = sampler.steps, sampler.path, sampler.batch_size
         self.start, self.step, self.cost = sampler.start, sampler.step, sampler.cost
         self.renoise, self.noise = sampler.renoise, sampler.noise
@@ -34,11 +36,16 @@ class MeteredSampler:
         self._sources = WeakTensorKeyDictionary()
 
     def prior(self, n: int) -> Population:
-        """See `Sampler.prior`."""
-        if self._first is None or not len(self._first):
-            return self._own.prior(n)
-        given, self._first = self._first[:n], self._first[n:]
-        return given if len(given) == n else concat(given, self._own.prior(n - len(given)))
+        """See `Sampler.prior`; what an earlier run handed over comes first, and is not drawn again."""
+        drawn: list[Population] = []
+        if self._first is not None and len(self._first):
+            drawn.append(self._first[:n])
+            self._first = self._first[n:]
+        while missing := n - sum(map(len, drawn)):
+            p = self._own.prior(missing)
+            new = [k for k, id in enumerate(p.id.tolist()) if id not in self._known]
+            drawn.append(p[torch.tensor(new, dtype=torch.int64)])
+        return concat(*drawn)
 
     def predict(self, p: Population) -> Population:
         """See `Sampler.predict`."""
@@ -110,10 +117,9 @@ class MeteredReward:
     def __call__(self, samples: Tensor) -> Tensor:
         """Score samples (N, [F,] 3, H, W); returns (N,) float32, NaN where the reward gave nothing finite."""
         n = len(samples)
-        self._meter.afford(reward_calls=n)
-        values = torch.as_tensor(self._own(samples, [self._prompt] * n)).detach().float().cpu()
-        if values.shape != (n,):
-            raise ValueError(f"reward must return one value a sample: expected shape ({n},), got {tuple(values.shape)}")
+        # What is denoised is paid for: the clock alone does not keep the first samples from being scored.
+        self._meter.afford(reward_calls=n, in_time=self._gallery.best is not None)
+        values = scores(self._own, samples, [self._prompt] * n)
         self._meter.reward_calls += n
         self.invalid += int((~values.isfinite()).sum())
         values = torch.where(values.isfinite(), values, torch.nan)

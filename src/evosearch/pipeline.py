@@ -37,8 +37,16 @@ _BY_INDEX = (
     "denoising_start",
     "denoising_end",
 )
-_FIRST_ORDER = ("DDIMScheduler", "CogVideoXDDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
+_FIRST_ORDER = (
+    "DDIMScheduler",
+    "CogVideoXDDIMScheduler",
+    "EulerDiscreteScheduler",
+    "EDMEulerScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+)
 _MANY = ("num_images_per_prompt", "num_videos_per_prompt")
+# They name such an argument and do not heed it.
+_ONE_PER_PROMPT = ("AnimateDiff", "CogVideoX")
 # Its autoencoder attends over one video; several in a batch fail in diffusers itself.
 _ONE_AT_A_TIME = ("HunyuanVideo15Pipeline",)
 
@@ -83,7 +91,7 @@ class PipelineSampler(BaseSampler):
         **pipeline_kwargs: Any,
     ) -> None:
         self.pipe, self.prompt, self.kwargs, self.order = pipe, prompt, pipeline_kwargs, order
-        self._accepts = _checked(pipe, pipeline_kwargs)
+        self._accepts = check_arguments(pipe, pipeline_kwargs)
         if steps is None:
             given = pipeline_kwargs.get("sigmas") or pipeline_kwargs.get("timesteps")
             steps = len(given) if given else self._accepts["num_inference_steps"].default
@@ -132,12 +140,15 @@ class PipelineSampler(BaseSampler):
         if "latents" not in self._accepts:
             return None
         x = self.to_grid(p.x) if type(self.pipe).__name__.startswith("Flux2") else p.x
-        own = {"generator": torch.Generator().manual_seed(self.seed)} if "generator" in self._accepts else {}
+        own: dict[str, Any] = {}
+        if "generator" in self._accepts:
+            own["generator"] = torch.Generator().manual_seed(self.seed)
+        if "prompt_embeds" not in self.kwargs:
+            own["prompt"] = self.prompt
         before = dict(vars(self.pipe))
         self.pipe.set_progress_bar_config(disable=True)
         try:
             samples = self.pipe(
-                prompt=self.prompt,
                 num_inference_steps=self._asked,
                 latents=x.to(self.device, self._dtype),
                 output_type="pt",
@@ -194,8 +205,11 @@ class PipelineSampler(BaseSampler):
         if "mask_image" in self._accepts and "latents" in self._accepts:
             # Blends the image in, noised by what it takes for the initial noise: that has to be the same in every leg.
             extra["latents"] = self.noise(trajectory.particles.key, 0, "prior").to(self.device, self._dtype)
+        passes, start = self.model_passes, trajectory.i
         with self._installed(leg), self._counted(trajectory.rows), suppress(Reached):
             self._call("latent", **extra)
+        if self.model_passes == passes:  # no hooks in a compiled network
+            self.model_passes += trajectory.rows * (until - start)
         if trajectory.i != until:
             raise ValueError(
                 f"{type(self.pipe).__name__} stopped at level {trajectory.i} of {until}: it skips steps of its "
@@ -217,7 +231,8 @@ class PipelineSampler(BaseSampler):
 
     def _look(self) -> tuple[Probe, str]:
         """Call the pipeline up to its denoiser, once, to learn its grid and its latents."""
-        ways = [name for name in _MANY if name in self._accepts] + ["prompt"]
+        heeds = not type(self.pipe).__name__.startswith(_ONE_PER_PROMPT)
+        ways = [name for name in _MANY if name in self._accepts and heeds] + ["prompt"]
         for way in ways:
             self._batch, probe = way, Probe()
             try:
@@ -305,7 +320,7 @@ class PipelineSampler(BaseSampler):
                 hook.remove()
 
 
-def _checked(pipe: Any, kwargs: dict[str, Any]) -> dict[str, inspect.Parameter]:
+def check_arguments(pipe: Any, kwargs: dict[str, Any]) -> dict[str, inspect.Parameter]:
     """The parameters of the pipeline's call; ValueError where it, or an argument for it, cannot be searched."""
     name = type(pipe).__name__
     if not callable(pipe) or not hasattr(pipe, "scheduler"):

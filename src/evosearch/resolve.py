@@ -8,9 +8,13 @@ from difflib import get_close_matches
 from typing import Any, cast
 
 from evosearch import models, searches
-from evosearch.budget import Budget, describe
-from evosearch.pipeline import PipelineSampler
+from evosearch.budget import Budget, Pace, describe
+from evosearch.checks import whole_number
+from evosearch.pipeline import PipelineSampler, check_arguments
+from evosearch.sampler import BaseSampler
 from evosearch.types import Sampler, Search
+
+_PASS = 2  # what a pass of the model costs beside its particles, in particles
 
 
 def sampler_of(
@@ -23,22 +27,60 @@ def sampler_of(
     batch_size: int,
     pipeline_kwargs: Mapping[str, Any] | None,
 ) -> Sampler:
-    """A sampler of a pipeline, a name of one, or the sampler that was given.
+    """A sampler of a pipeline, or the sampler that was given, from its first particle on.
 
-    Bundled pipelines get the steps and the guidance that suit them, unless told otherwise.
+    Pipelines of a family that we know get the steps and the arguments that suit it, unless told otherwise.
     """
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
-    if all(hasattr(pipe, verb) for verb in ("prior", "predict", "run", "decode")):
+    check_seed(seed)
+    whole_number("batch_size", batch_size, 1)
+    given = dict(pipeline_kwargs or {})
+    if is_sampler(pipe):
         if steps not in (None, pipe.steps):
             raise ValueError(f"steps must be the sampler's own {pipe.steps}, or left out, got {steps}")
-        return pipe
-    pipe = models.load(pipe) if isinstance(pipe, str) else pipe
+        if given:
+            raise ValueError(f"pipeline_kwargs go with a pipeline; a sampler takes none, got {', '.join(given)}")
+        return pipe.rewound() if isinstance(pipe, BaseSampler) else pipe
+    check_arguments(pipe, given)
     suited = models.defaults(pipe)
     own_steps = suited.pop("steps", None)
-    steps = own_steps if steps is None else steps
-    kwargs = {**suited, **(pipeline_kwargs or {})}
-    return PipelineSampler(pipe, prompt, steps=steps, eta=eta or 0.0, seed=seed, batch_size=batch_size, **kwargs)
+    kwargs = {name: value for name, value in suited.items() if f"{name}_embeds" not in given} | given
+    return PipelineSampler(
+        pipe, prompt, steps=own_steps if steps is None else steps, eta=eta or 0.0, seed=seed, batch_size=batch_size,
+        **kwargs,
+    )  # fmt: skip
+
+
+def check_seed(seed: Any) -> None:
+    """ValueError where this cannot be a run's seed."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
+
+
+def is_sampler(pipe: Any) -> bool:
+    """Whether this is a `Sampler` rather than a pipeline."""
+    return all(hasattr(pipe, verb) for verb in ("prior", "predict", "run", "decode"))
+
+
+def batch_of(pipe: Any, algorithm: Search, knobs: Mapping[str, Any], budget: Any, steps: int | None, most: int) -> int:
+    """Particles in a micro-batch that suit a search, at most so many.
+
+    Micro-batches have one shape and the last is padded, so a large one is wasted on small generations.
+    """
+    steps = models.defaults(pipe).get("steps") if steps is None else steps
+    if is_sampler(pipe) or steps is None or not hasattr(algorithm, "waves"):
+        return most
+    try:
+        limits = budget_of(budget, algorithm, knobs, steps)
+        if limits.seconds is not None or limits.usd is not None:
+            return most
+        waves = algorithm.waves(steps, **knobs_of(algorithm, knobs, limits, steps, pace=None))
+    except ValueError:
+        return most  # what is wrong is said where it is known for certain
+
+    def time(size: int) -> int:
+        return sum(-(-wave.particles // size) * wave.steps for wave in waves) * (size + _PASS)
+
+    return min(range(most, 0, -1), key=time)
 
 
 def algorithm_of(algorithm: Any) -> Search:
@@ -66,7 +108,7 @@ def knobs_of(
     knobs: Mapping[str, Any],
     budget: Budget,
     steps: int,
-    pace: Callable[[], float],
+    pace: Callable[[], Pace] | None,
     usd_per_call: float = 0.0,
 ) -> dict[str, Any]:
     """The user's knobs, those not given fitted to the budget.
@@ -76,7 +118,7 @@ def knobs_of(
         knobs: What the user set.
         budget: The limits.
         steps: Denoising steps.
-        pace: Measures the seconds that one NFE takes; called for limits of time or money alone.
+        pace: Measures how fast it goes here; not needed where no limit is of time or money.
         usd_per_call: Price of scoring one sample.
 
     Raises:
@@ -85,23 +127,60 @@ def knobs_of(
     _check_names(algorithm, knobs)
     if not hasattr(algorithm, "nfe"):  # a plain generator function: the meter alone keeps it within its budget
         return dict(knobs)
-    fitted = dict(knobs)
     if _missing(algorithm, knobs):
-        room = _room(budget, steps, pace, usd_per_call)
-        timed = budget.nfe is None and budget.reward_calls is None
-        try:
-            # What loses nothing by being cut short is planned too long, and the clock ends it.
-            fitted = {**algorithm.fit(steps, max(2 * room, steps) if timed and algorithm.anytime else room), **knobs}
-        except ValueError as error:
-            if not timed:
-                raise
-            raise ValueError(f"budget of {describe(budget)} is about {room} NFE here: {error}") from None
-    need = algorithm.nfe(steps, **fitted)
+        return _fitted(algorithm, knobs, budget, steps, pace, usd_per_call)
+    need = algorithm.nfe(steps, **knobs)
     if budget.nfe is not None and need > budget.nfe:
         raise ValueError(
             f"budget must be at least {need} NFE for these knobs of {algorithm.__name__}, got {budget.nfe}"
         )
-    return fitted
+    return dict(knobs)
+
+
+def _fitted(
+    algorithm: Search,
+    knobs: Mapping[str, Any],
+    budget: Budget,
+    steps: int,
+    pace: Callable[[], Pace] | None,
+    usd_per_call: float,
+) -> dict[str, Any]:
+    """The largest plan, to a twentieth, that no limit cuts short."""
+    timed = budget.seconds is not None or budget.usd is not None
+    measured = pace() if timed and pace is not None else None
+    room = _room(budget, steps, measured, usd_per_call)
+    while True:
+        try:
+            planned = {**algorithm.fit(steps, room, **knobs), **knobs}
+            waves = algorithm.waves(steps, **planned)
+        except ValueError as error:
+            if budget.nfe == room:
+                raise
+            raise ValueError(f"budget of {describe(budget)} leaves room for {room} NFE here: {error}") from None
+        if budget.pays(waves, measured, usd_per_call):
+            break
+        room = room * 19 // 20
+    if timed and algorithm.anytime:  # what loses nothing by being cut short is planned too long, and the clock ends it
+        longer = algorithm.fit(steps, min(2 * room, budget.nfe or 2 * room), **knobs)
+        return {**longer, **knobs}
+    return planned
+
+
+def _room(budget: Budget, steps: int, pace: Pace | None, usd_per_call: float) -> int:
+    """NFE that the tightest limit could leave room for at the best."""
+    rooms = [float(budget.nfe)] if budget.nfe is not None else []
+    if budget.reward_calls is not None:
+        rooms.append(budget.reward_calls * steps)
+    if budget.usd is not None and usd_per_call:
+        rooms.append(budget.usd / usd_per_call * steps)
+    if pace is not None:
+        rooms += [seconds / pace.row for seconds in budget.time]
+    return int(min(rooms))
+
+
+def defaults_of(algorithm: Search) -> dict[str, Any]:
+    """An algorithm's knobs that have a default, with it."""
+    return {name: p.default for name, p in _takes(algorithm).items() if p.default is not p.empty}
 
 
 def _takes(algorithm: Search) -> dict[str, inspect.Parameter]:
@@ -122,20 +201,3 @@ def _check_names(algorithm: Search, knobs: Mapping[str, Any]) -> None:
             near = get_close_matches(name, takes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{algorithm.__name__} has no knob {name!r}; it has {', '.join(takes)}{hint}")
-
-
-def _room(budget: Budget, steps: int, pace: Callable[[], float], usd_per_call: float) -> int:
-    """NFE that the tightest limit leaves room for."""
-    rooms: list[float] = []
-    if budget.nfe is not None:
-        rooms.append(budget.nfe)
-    if budget.reward_calls is not None:
-        rooms.append(budget.reward_calls * steps)
-    if budget.usd is not None and usd_per_call:
-        rooms.append(budget.usd / usd_per_call * steps)
-    seconds = [budget.seconds] if budget.seconds is not None else []
-    if budget.usd is not None and budget.usd_per_hour is not None:
-        seconds.append(budget.usd / budget.usd_per_hour * 3600)
-    if seconds:
-        rooms.append(min(seconds) / pace())
-    return int(min(rooms))

@@ -10,11 +10,13 @@ from typing import Any
 
 from evosearch import models, rewards
 from evosearch.budget import Budget
-from evosearch.resolve import algorithm_of, sampler_of
+from evosearch.checks import is_number, whole_number
+from evosearch.resolve import algorithm_of, batch_of, sampler_of
 from evosearch.result import Result
+from evosearch.rewards import TensorReward
 from evosearch.session import Session
-from evosearch.store import RunFolder, read_genomes
-from evosearch.types import Search
+from evosearch.store import RunFolder, check_free, read_genomes
+from evosearch.types import Genome, Search
 
 _THUMBNAIL = 128  # pixels, in the report
 
@@ -32,8 +34,9 @@ def search(
     batch_size: int = 16,
     run_dir: str | Path | None = None,
     progress: bool = True,
-    held_out: Iterable[Any] | str = (),
+    held_out: Any = (),
     pipeline_kwargs: Mapping[str, Any] | None = None,
+    load_kwargs: Mapping[str, Any] | None = None,
     stop_at: float | None = None,
     warm_start: str | Path | None = None,
     **knobs: Any,
@@ -50,13 +53,15 @@ def search(
         steps: Denoising steps; what suits the model by default.
         eta: 0 = ODE, 1 = ancestral SDE; the algorithm's own by default.
         seed: All noise and all choices follow from it.
-        batch_size: Particles in one pass of the model.
+        batch_size: Particles in one pass of the model, at most: fewer where small generations would waste the rest.
         run_dir: New folder for the manifest, the media and the report; nothing is written without.
         progress: Show a progress bar.
-        held_out: Rewards that judge what is kept and never steer.
+        held_out: Reward or list of rewards that judge what is kept and never steer.
         pipeline_kwargs: What else the pipeline's ``__call__`` takes.
+        load_kwargs: For `evosearch.load`, where ``pipe`` is a name: ``dtype``, ``offload``, ``quantize``, ...
         stop_at: End as soon as this reward is reached.
-        warm_start: An earlier run's folder; its best noises begin the first population.
+        warm_start: An earlier run's folder; its best noises begin the first population. The plain sample to compare
+            with is drawn beside the budget then.
         **knobs: The algorithm's own. Those not given are fitted to the budget.
 
     Returns:
@@ -71,31 +76,28 @@ def search(
     >>> result.cost.nfe
     20
     """
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts or not all(isinstance(text, str) and text.strip() for text in prompts):
-        raise ValueError(f"prompt must be text, or a list of texts, none of them empty; got {prompt!r}")
-    algorithm, guidance = algorithm_of(algorithm), rewards.resolve(reward)
-    judges = {rewards.name_of(r): rewards.resolve(r) for r in ([held_out] if isinstance(held_out, str) else held_out)}
-    for text in prompts:
-        for judge in (guidance, *judges.values()):
-            rewards.check(judge, text)
-    genomes = [] if warm_start is None else read_genomes(Path(warm_start))
-    pipe = models.load(pipe) if isinstance(pipe, str) else pipe
+    prompts = _prompts(prompt)
+    asked = _asked(prompts, reward, algorithm, held_out, stop_at, warm_start)
+    folders = _folders(run_dir, len(prompts), one=isinstance(prompt, str))
+    pipe = models.load(pipe, **(load_kwargs or {})) if isinstance(pipe, str) else pipe
+    batch_size = batch_of(pipe, asked.algorithm, knobs, budget, steps, whole_number("batch_size", batch_size, 1))
     results: list[Result] = []
-    for k, text in enumerate(prompts):
+    for text, path in zip(prompts, folders, strict=True):
         sampler = sampler_of(
             pipe, text, steps=steps, eta=eta, seed=seed, batch_size=batch_size, pipeline_kwargs=pipeline_kwargs
         )
         session = Session(
-            sampler, algorithm, guidance, text, budget, _with_eta(algorithm, knobs, eta), seed=seed, genomes=genomes,
-            thumbnail=_THUMBNAIL if run_dir is not None else 0,
+            sampler, asked.algorithm, asked.guidance, text, budget, _with_eta(asked.algorithm, knobs, eta), seed=seed,
+            genomes=asked.genomes, thumbnail=_THUMBNAIL if path is not None else 0,
         )  # fmt: skip
-        session.settings |= {"reward": rewards.name_of(reward), "held_out": list(judges)}
-        folder = None
-        if run_dir is not None:
-            at = Path(run_dir) if isinstance(prompt, str) else Path(run_dir) / f"{k:04d}"
-            folder = RunFolder(at, session.settings)
-        results.append(session.run(judges, folder, stop_at=stop_at, progress=progress))
+        session.settings |= {
+            "reward": rewards.name_of(reward),
+            "held_out": list(asked.judges),
+            "stop_at": stop_at,
+            "warm_start": None if warm_start is None else Path(warm_start).name,
+        }
+        folder = None if path is None else RunFolder(path, session.settings)
+        results.append(session.run(asked.judges, folder, stop_at=stop_at, progress=progress))
     return results[0] if isinstance(prompt, str) else results
 
 
@@ -120,31 +122,93 @@ def estimate(
     eta: float | None = None,
     seed: int = 0,
     batch_size: int = 16,
+    run_dir: str | Path | None = None,
+    held_out: Any = (),
     pipeline_kwargs: Mapping[str, Any] | None = None,
+    stop_at: float | None = None,
+    warm_start: str | Path | None = None,
     **knobs: Any,
 ) -> Estimate:
-    """What `search` would take with these arguments, judged by one micro-batch. Nothing is written."""
+    """What `search` would take with these arguments, judged by one micro-batch. Nothing is written.
+
+    Raises:
+        ValueError: As `search` would.
+    """
+    asked = _asked(_prompts(prompt), reward, algorithm, held_out, stop_at, warm_start)
+    _folders(run_dir, 1, one=True)
+    pipe = models.load(pipe) if isinstance(pipe, str) else pipe
+    batch_size = batch_of(pipe, asked.algorithm, knobs, budget, steps, whole_number("batch_size", batch_size, 1))
     sampler = sampler_of(
         pipe, prompt, steps=steps, eta=eta, seed=seed, batch_size=batch_size, pipeline_kwargs=pipeline_kwargs
     )
-    algorithm = algorithm_of(algorithm)
     session = Session(
-        sampler, algorithm, rewards.resolve(reward), prompt, budget, _with_eta(algorithm, knobs, eta), seed=seed
-    )
+        sampler, asked.algorithm, asked.guidance, prompt, budget, _with_eta(asked.algorithm, knobs, eta), seed=seed,
+        genomes=asked.genomes,
+    )  # fmt: skip
     pace = session.pace()
-    assert session.sampler.decoded is not None
-    p, samples = session.sampler.decoded
-    state, sample = p.x[:1].nbytes, samples[:1].nbytes
-    nfe = session.total or round((session.meter.budget.seconds or 0) / pace)
+    limit = min(session.meter.budget.time, default=float("inf"))
+    planned, nfe = float("inf"), session.total or 0
+    if session.waves is not None:
+        planned = pace.seconds(session.waves)
+    seconds = min(planned, limit)
+    if planned > limit:  # the clock ends it
+        nfe = round(nfe * limit / planned) if session.waves else round(limit / pace.row)
     particles = -(-nfe // sampler.steps)
+    state, sample = sampler.prior(1).x.nbytes, session.probe.nbytes
     session.close()
     return Estimate(
         nfe=nfe,
-        seconds=min(nfe * pace, session.meter.budget.seconds or float("inf")),
+        seconds=seconds,
         # States with their x0 at every level that is kept; a micro-batch of samples in float32, twice.
-        memory=particles * 2 * state * (2 + len(session.knobs.get("schedule", ()))) + 8 * sampler.batch_size * sample,
-        disk=session.gallery.size * sample + 8192 * particles,
+        memory=particles * 2 * state * (2 + len(session.knobs.get("schedule", ()))) + 2 * sampler.batch_size * sample,
+        disk=session.gallery.size * sample // 4 + 8192 * particles,
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a user named, found and looked at."""
+
+    algorithm: Search
+    guidance: TensorReward
+    judges: dict[str, TensorReward]
+    genomes: list[Genome]
+
+
+def _asked(
+    prompts: Sequence[str],
+    reward: Any,
+    algorithm: Any,
+    held_out: Any,
+    stop_at: float | None,
+    warm_start: str | Path | None,
+) -> _Asked:
+    if stop_at is not None and not is_number(stop_at):
+        raise ValueError(f"stop_at must be a number, got {stop_at!r}")
+    guidance = rewards.resolve(reward)
+    judges = rewards.named([held_out] if isinstance(held_out, str | Mapping) or callable(held_out) else held_out)
+    for text in prompts:
+        for judge in (guidance, *judges.values()):
+            rewards.check(judge, text)
+    genomes = [] if warm_start is None else read_genomes(Path(warm_start))
+    return _Asked(algorithm_of(algorithm), guidance, judges, genomes)
+
+
+def _prompts(prompt: Any) -> list[str]:
+    prompts = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, str) else [prompt]
+    if not prompts or not all(isinstance(text, str) and text.strip() for text in prompts):
+        raise ValueError(f"prompt must be text, or a list of texts, none of them empty; got {prompt!r}")
+    return prompts
+
+
+def _folders(run_dir: str | Path | None, prompts: int, one: bool) -> list[Path | None]:
+    """A folder for each prompt, none of them taken."""
+    if run_dir is None:
+        return [None] * prompts
+    folders = [Path(run_dir)] if one else [Path(run_dir) / f"{k:04d}" for k in range(prompts)]
+    for folder in folders:
+        check_free(folder)
+    return list(folders)
 
 
 def _with_eta(algorithm: Search, knobs: Mapping[str, Any], eta: float | None) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -92,6 +93,12 @@ class BaseSampler(ABC):
         self._born += n
         genomes = tuple((Gene("prior", 0, int(k), int(k), self.seed),) for k in keys)
         return Population(self.start(self.noise(keys, 0, "prior")), 0, keys, genomes=genomes)
+
+    def rewound(self) -> Self:
+        """The same sampler, whose `prior` begins anew with its first particle."""
+        anew = copy.copy(self)
+        anew._born = 0
+        return anew
 
     def predict(self, p: Population) -> Population:
         """Fill x0, (N, *D). One NFE a particle; nothing where x0 is set. Finished particles have none."""

@@ -11,17 +11,21 @@ from typing import Any, cast
 
 import diffusers
 import torch
+from torch import Tensor
 
 from evosearch import models
-from evosearch.budget import Budget, BudgetExhausted, Meter, describe
+from evosearch.budget import Budget, BudgetExhausted, Meter, Pace, describe
 from evosearch.genome import replay
 from evosearch.metered import MeteredReward, MeteredSampler
+from evosearch.noise import seed_of
 from evosearch.progress import Bar
-from evosearch.resolve import budget_of, knobs_of
+from evosearch.resolve import budget_of, defaults_of, knobs_of
 from evosearch.result import Gallery, Generation, Result, Scored
-from evosearch.rewards import TensorReward
+from evosearch.rewards import TensorReward, scores
 from evosearch.store import RunFolder
 from evosearch.types import Genome, Population, Sampler, Search, concat, pictures
+
+_HOPELESS = 64  # samples without one finite reward, after which there will be none
 
 
 class InvalidReward(ValueError):
@@ -61,26 +65,30 @@ class Session:
         self._bar: Bar | None = None
         limits = budget_of(budget, algorithm, knobs, sampler.steps)
         price = float(getattr(reward, "usd_per_call", 0.0))
-        self._reward_of = reward
+        self._reward_of, self._warm = reward, bool(genomes)
         self.meter, self.gallery = Meter(limits, price), Gallery(thumbnails=thumbnail)
         # Relatives may share their initial noise.
         noises = {int(p.id): p for p in (replay(genome, sampler, until=0) for genome in genomes)}
         self.sampler = MeteredSampler(sampler, self.meter, concat(*noises.values()) if noises else None, self._tick)
         self.reward = MeteredReward(reward, prompt, self.meter, self.sampler, self.gallery)
         self.knobs = knobs_of(algorithm, knobs, limits, sampler.steps, self.pace, price)
+        self.waves = algorithm.waves(sampler.steps, **self.knobs) if hasattr(algorithm, "waves") else None
         self.total = algorithm.nfe(sampler.steps, **self.knobs) if hasattr(algorithm, "nfe") else limits.nfe
         self.settings = _settings(self, budget)
 
-    def pace(self) -> float:
-        """Seconds that one NFE takes here, with its share of decoding and scoring; spends two NFE a particle."""
+    def pace(self) -> Pace:
+        """How fast it goes here, measured on particles of its own; no budget is charged."""
         size = self.own.batch_size
-        self.sampler.predict(self.own.prior(size))  # the first pass is slower than the rest
+        keys = torch.tensor([seed_of(self.seed, "pace", k) for k in range(size)])
+        p = Population(self.own.start(self.own.noise(keys, 0, "prior")), 0, keys)
+        self.own.predict(p)  # the first pass is slower than the rest
         start = time.perf_counter()
-        p = self.sampler.predict(self.own.prior(size))
+        predicted = self.own.predict(p)
         denoised = time.perf_counter()
-        self.reward(self.sampler.decode(p))
-        scored = time.perf_counter()
-        return (denoised - start) / size + (scored - denoised) / (size * self.own.steps)
+        samples = self.own.decode(predicted)
+        scores(self._reward_of, samples, [self.prompt] * size)
+        self.probe = samples[:1]
+        return Pace(size, denoised - start, time.perf_counter() - denoised)
 
     def run(
         self,
@@ -103,9 +111,11 @@ class Session:
         """
         status, verdicts, stock = "failed", dict[str, list[float]](), None
         try:
+            if self._warm:
+                self._draw_plain()
             self._search(folder, stop_at, progress)
             verdicts = self._judged(judges)
-            stock = self._stock() if folder is not None else None
+            stock = self._stock(folder) if folder is not None else None
             status = "done"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -113,11 +123,17 @@ class Session:
         except InvalidReward:
             status = "invalid"
             raise
+        except (ValueError, TypeError):
+            status = "failed" if self.gallery.best else "refused"
+            raise
         finally:
             self.close()
             result = self._result(verdicts, stock) if self.gallery.best else None
             if folder is not None:
-                folder.finish(result, status)
+                if status == "refused":
+                    folder.discard()
+                else:
+                    folder.finish(result, status)
         assert result is not None
         return result
 
@@ -131,7 +147,7 @@ class Session:
             for p in self.algorithm(self.sampler, self.reward, rng, **self.knobs):
                 self._record(p, folder)
                 best = self.gallery.best
-                if best is None and len(self.generations) > 1:
+                if best is None and self.meter.reward_calls >= _HOPELESS:
                     break
                 if stop_at is not None and best is not None and best.reward >= stop_at:
                     break
@@ -154,7 +170,7 @@ class Session:
             self._bar.update(self.meter.nfe, None if best is None else best.reward)
 
     def _nothing(self) -> Exception:
-        if self.meter.reward_calls:
+        if self.reward.invalid:
             return InvalidReward(
                 f"the reward gave nothing finite for any of {self.meter.reward_calls} samples of {self.prompt!r}; "
                 "check it on a single sample"
@@ -163,23 +179,35 @@ class Session:
 
     def _judged(self, judges: Mapping[str, TensorReward]) -> dict[str, list[float]]:
         """Held-out rewards of what is kept, by name, best first."""
-        if not judges:
-            return {}
-        samples = torch.stack([sample for _, sample in self.gallery.kept]).float() / 255
-        prompts = [self.prompt] * len(samples)
-        return {name: torch.as_tensor(judge(samples, prompts)).tolist() for name, judge in judges.items()}
+        kept = [sample for _, sample in self.gallery.kept] if judges else []
+        verdicts: dict[str, list[float]] = {name: [] for name in judges}
+        for start in range(0, len(kept), self.own.batch_size):
+            samples = torch.stack(kept[start : start + self.own.batch_size]).float() / 255
+            for name, judge in judges.items():
+                verdicts[name] += scores(judge, samples, [self.prompt] * len(samples), name).tolist()
+        return verdicts
 
-    def _stock(self) -> Scored | None:
+    def _draw_plain(self) -> None:
+        """The plain sample of this seed, which a warm start does not draw; costs one sample beyond the budget."""
+        finished, _ = self.own.run(self.own.prior(1), self.own.steps, eta=self.knobs.get("eta"))
+        self.gallery.first = self._scored(self.own.decode(finished), int(finished.id), finished.genomes[0])
+
+    def _stock(self, folder: RunFolder) -> Scored | None:
         """The plain sample as the pipeline's own solver draws it; costs one sample beyond the budget."""
         plain = self.gallery.first
         if plain is None or not getattr(self.own, "own_solver", None):
             return None
-        sample = cast(Any, self.own).stock(replay(plain.genome, self.own, until=0))
-        if sample is None:
+        try:
+            sample = cast(Any, self.own).stock(replay(plain.genome, self.own, until=0))
+        except Exception as error:  # a row to compare with is not worth the search that is done
+            folder.log("no stock sample", reason=str(error))
             return None
+        return None if sample is None else self._scored(sample, plain.id, plain.genome)
+
+    def _scored(self, sample: Tensor, id: int, genome: Genome) -> Scored:
         eight_bit = (sample * 255).round().to(torch.uint8)
-        reward = float(torch.as_tensor(self._reward_of(eight_bit.float() / 255, [self.prompt]))[0])
-        return Scored(pictures(eight_bit[0]), reward, plain.id, plain.genome)
+        reward = scores(self._reward_of, eight_bit.float() / 255, [self.prompt])
+        return Scored(pictures(eight_bit[0]), float(reward[0]), id, genome)
 
     def _result(self, verdicts: Mapping[str, Sequence[float]], stock: Scored | None) -> Result:
         kept, plain = [entry for entry, _ in self.gallery.kept], self.gallery.first
@@ -211,11 +239,11 @@ def _settings(session: Session, budget: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "prompt": session.prompt,
         "algorithm": session.algorithm.__name__,
-        "knobs": session.knobs,
+        "knobs": defaults_of(session.algorithm) | session.knobs,
         "budget": describe(session.meter.budget),
         "asked": None if budget is None else str(budget),
         "steps": own.steps,
-        "eta": own.eta if hasattr(own, "eta") else None,
+        "eta": own.eta if session.knobs.get("eta") is None and hasattr(own, "eta") else session.knobs.get("eta"),
         "seed": session.seed,
         "batch_size": own.batch_size,
         "nfe": session.total,
@@ -227,6 +255,7 @@ def _settings(session: Session, budget: Any) -> dict[str, Any]:
             "model": models.name_of(pipe),
             "pipeline": type(pipe).__name__,
             "scheduler": type(pipe.scheduler).__name__,
+            "frame_rate": models.frame_rate(pipe),
             "pipeline_kwargs": {name: _plain(value) for name, value in own.kwargs.items()},
         }
     versions = {"evosearch": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}

@@ -38,10 +38,17 @@ class RunFolder:
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
-        _claim(path)
+        self._made = _claim(path)
         self._manifest = {"schema": _SCHEMA, "status": "running", "created": _now(), "settings": settings}
         self._write_manifest()
         self.log("start")
+
+    def discard(self) -> None:
+        """Undo the making of the folder, where nothing has been found and the arguments turned out to be wrong."""
+        for file in ("manifest.json", "log.jsonl"):
+            (self.path / file).unlink(missing_ok=True)
+        for folder in self._made:
+            folder.rmdir()
 
     def log(self, kind: str, **event: Any) -> None:
         """Append an event to the log; a line is there whole or not at all."""
@@ -145,18 +152,32 @@ def whole(path: Path) -> Generator[Path]:
         raise
 
 
-def _claim(path: Path) -> None:
-    """Make the folder and its log; of two that try at the same time, one succeeds."""
+def check_free(path: Path) -> None:
+    """ValueError where a run folder cannot be made here; nothing is made."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if next(path.iterdir(), None) is not None:
+        if path.is_dir() and next(path.iterdir(), None) is not None:
             holds = "a run" if (path / "manifest.json").exists() else "files"
             raise ValueError(f"run folder must be new or empty, but {path} holds {holds}; name another or remove it")
+    except OSError as error:
+        raise ValueError(f"run folder {path} cannot be made ({error.strerror}); name another") from error
+    parent = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        why = "is not writable" if parent.is_dir() else "is no folder"
+        raise ValueError(f"run folder {path} cannot be made ({parent} {why}); name another")
+
+
+def _claim(path: Path) -> list[Path]:
+    """Make the folder and its log, of two that try at the same time for one; returns the folders that are new."""
+    check_free(path)
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
         (path / "log.jsonl").open("x").close()
     except OSError as error:
         if error.errno in _FULL:
             raise
         raise ValueError(f"run folder {path} cannot be made ({error.strerror}); name another") from error
+    return new
 
 
 def _baselines(result: Result) -> dict[str, Scored]:

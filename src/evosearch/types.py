@@ -239,12 +239,20 @@ class Reward(Protocol):
         ...
 
 
+class Wave(NamedTuple):
+    """What a search asks for at a time: so many particles, each denoised for so many steps and then scored."""
+
+    particles: int
+    steps: int
+
+
 class Search(Protocol):
     """A generator function over populations that declares its cost."""
 
     __name__: str
+    waves: Callable[..., list[Wave]]
     nfe: Callable[..., int]
-    fit: Callable[[int, int], dict[str, Any]]
+    fit: Callable[..., dict[str, Any]]
     anytime: bool
 
     def __call__(self, sampler: Sampler, reward: Reward, rng: torch.Generator, /, **knobs: Any) -> Iterator[Population]:
@@ -256,19 +264,24 @@ _F = TypeVar("_F", bound=Callable[..., Iterator[Population]])
 
 
 def search(
-    *, nfe: Callable[..., int], fit: Callable[[int, int], dict[str, Any]], anytime: bool = False
+    *, waves: Callable[..., list[Wave]], fit: Callable[..., dict[str, Any]], anytime: bool = False
 ) -> Callable[[_F], _F]:
-    """Declare what a search costs.
+    """Declare what a search costs; its ``nfe(steps, **knobs)`` follows.
 
     Args:
-        nfe: ``nfe(steps, **knobs)``, the NFE that the search takes.
-        fit: ``fit(steps, budget)``, the knobs that fill a budget of NFE; ValueError if it is too small.
+        waves: ``waves(steps, **knobs)``, all that the search asks for, in order; ValueError where a knob is wrong.
+        fit: ``fit(steps, budget, **given)``, the knobs that are not given, such that they fill a budget of NFE;
+            ValueError if it is too small.
         anytime: Whether being cut short costs no more than the micro-batch at hand.
     """
 
+    def nfe(steps: int, **knobs: Any) -> int:
+        """NFE of a search with these knobs."""
+        return sum(wave.particles * wave.steps for wave in waves(steps, **knobs))
+
     def declare(function: _F) -> _F:
         declared = cast(Any, function)
-        declared.nfe, declared.fit, declared.anytime = nfe, fit, anytime
+        declared.waves, declared.nfe, declared.fit, declared.anytime = waves, nfe, fit, anytime
         return function
 
     return declare

@@ -2,52 +2,90 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from evosearch.models.families import FAMILIES, family_of, half_of
+
+if TYPE_CHECKING:
+    import torch
 
 _HERE = Path(__file__).parent
 
-DEFAULTS: dict[str, dict[str, Any]] = {"shapes-diffusion": {"steps": 20, "guidance_scale": 3.0}}
-"""Bundled pipelines, with the steps and the arguments that suit them."""
+__all__ = ["BUNDLED", "FAMILIES", "defaults", "frame_rate", "load", "name_of"]
+
+BUNDLED = tuple(sorted(path.parent.name for path in _HERE.glob("*/model_index.json")))
+"""Names of the pipelines in the box."""
+
+Offload = Literal["model", "sequential"]
+Quantize = Literal["8bit", "4bit"]
 
 
-def load(name: str, **kwargs: Any) -> Any:
-    """Load a stock diffusers pipeline.
+def load(
+    name: str,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: str | None = None,
+    offload: Offload | None = None,
+    quantize: Quantize | None = None,
+    vae_tiling: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """Load a stock diffusers pipeline, ready to generate on the machine at hand.
 
     Args:
         name: A bundled pipeline's name, a local folder, or a hub id.
-        **kwargs: For ``from_pretrained``: ``dtype``, ``variant``, ...
+        dtype: Precision, as a torch dtype or its name. On an accelerator the half precision that suits the family, with
+            its parts that need more left in float32; on a CPU float32.
+        device: Where to put it; an accelerator if there is one.
+        offload: Keep the parts in main memory until they are needed: whole models (``model``) or single layers
+            (``sequential``: least memory, slow).
+        quantize: Weights of the denoiser and of large text encoders in 8 or 4 bits; needs bitsandbytes.
+        vae_tiling: Decode large pictures in tiles, for less memory.
+        **kwargs: For ``from_pretrained``: ``variant``, ``revision``, ...
+
+    Returns:
+        The pipeline. What suits it when it is called is in `defaults`.
 
     Raises:
-        ValueError: There is no such pipeline, or it cannot be had.
+        ValueError: There is no such pipeline, it cannot be had, or an option cannot be met here.
     """
     import torch
     from diffusers import DiffusionPipeline
 
-    if name in DEFAULTS:
-        # Kept in half precision to be small; run in single, which every machine does well.
-        chosen = {} if kwargs.keys() & {"dtype", "torch_dtype"} else {"dtype": torch.float32}
-        return DiffusionPipeline.from_pretrained(_HERE / name, **chosen, **kwargs)
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise ValueError(f"model folder must hold a diffusers pipeline, but {name} has no model_index.json")
-    elif "/" not in name or folder.is_absolute() or name.startswith("."):
-        near = get_close_matches(name, DEFAULTS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"model must be a bundled one ({', '.join(DEFAULTS)}), an existing folder or a hub id such as "
-            f"'owner/name', got {name!r}{hint}"
-        )
+    _check(name, offload, quantize, kwargs)
+    device = device or _accelerator()
+    if offload and device == "cpu":
+        raise ValueError(f"offload={offload!r} needs an accelerator, and there is none here; leave it out")
+    source = str(_HERE / name) if name in BUNDLED else name
     try:
-        return DiffusionPipeline.from_pretrained(name, **{"use_safetensors": True, **kwargs})
+        parts = _parts(source, kwargs)
+        if quantize:
+            kwargs["quantization_config"] = _quantization(quantize, parts)
+        chosen = _precision(parts["_class_name"], name, device) if dtype is None else _dtype(dtype)
+        pipe = DiffusionPipeline.from_pretrained(source, **{"use_safetensors": True, "dtype": chosen, **kwargs})
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"model {name!r} cannot be loaded: {reason} Check the name and the network, log in where it is gated "
-            "(hf auth login), or give the folder of a copy"
-        ) from error
+        raise ValueError(_reason(name, error)) from error
+    family = family_of(pipe, name_of(pipe))
+    if family is not None and family.flow_shift is not None:
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, flow_shift=family.flow_shift)
+    if vae_tiling:
+        if not hasattr(getattr(pipe, "vae", None), "enable_tiling"):
+            raise ValueError(
+                f"vae_tiling: the autoencoder of {type(pipe).__name__} does not decode in tiles; leave it out"
+            )
+        pipe.vae.enable_tiling()
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=torch.device(device))
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=torch.device(device))
+    else:
+        pipe.to(device)
+    return pipe
 
 
 def name_of(pipe: Any) -> str:
@@ -59,5 +97,125 @@ def name_of(pipe: Any) -> str:
 
 
 def defaults(pipe: Any) -> dict[str, Any]:
-    """Steps and arguments that suit a pipeline, where we know it."""
-    return dict(DEFAULTS.get(name_of(pipe), {}))
+    """Steps and arguments of the call that suit a pipeline, or a bundled one of this name, where we know its family."""
+    family = {f.name: f for f in FAMILIES}.get(pipe) if isinstance(pipe, str) else family_of(pipe, name_of(pipe))
+    return {} if family is None else family.suited
+
+
+def frame_rate(pipe: Any) -> int | None:
+    """Frames per second of a pipeline's videos, where we know its family."""
+    family = family_of(pipe, name_of(pipe))
+    return None if family is None else family.frame_rate
+
+
+def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[str, Any]) -> None:
+    if offload not in (None, "model", "sequential"):
+        raise ValueError(f"offload must be 'model', 'sequential' or None, got {offload!r}")
+    if quantize not in (None, "8bit", "4bit"):
+        raise ValueError(f"quantize must be '8bit', '4bit' or None, got {quantize!r}")
+    if "trust_remote_code" in kwargs:
+        raise ValueError("trust_remote_code is never used here: code that comes with weights can do anything")
+    folder = Path(name)
+    if name in BUNDLED:
+        return
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ValueError(f"model folder must hold a diffusers pipeline, but {name} has no model_index.json")
+    elif name.count("/") != 1 or folder.is_absolute() or name.startswith("."):
+        near = get_close_matches(name, BUNDLED, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"model must be a bundled one ({', '.join(BUNDLED)}), an existing folder or a hub id such as "
+            f"'owner/name', got {name!r}{hint}"
+        )
+
+
+def _parts(source: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What the pipeline consists of, as its model_index.json says."""
+    from huggingface_hub import hf_hub_download
+
+    index = Path(source) / "model_index.json"
+    if not index.is_file():
+        named = ("cache_dir", "local_files_only", "revision", "token")
+        index = Path(hf_hub_download(source, index.name, **{k: kwargs[k] for k in named if k in kwargs}))
+    try:
+        return json.loads(index.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"model {source!r} has a model_index.json that is no JSON: {error}") from None
+
+
+def _accelerator() -> str:
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if found is None else found.type
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    found = getattr(torch, {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}.get(dtype, dtype), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype must be float32, float16 or bfloat16, got {dtype!r}")
+    return found
+
+
+def _precision(pipeline: str, name: str, device: str) -> Any:
+    import torch
+
+    if device == "cpu" or name in BUNDLED:
+        return torch.float32  # half precision is slow on most processors, and gains a small model nothing
+    half, full = half_of(pipeline, name)
+    dtype = getattr(torch, half)
+    return {"default": dtype, **dict.fromkeys(full, torch.float32)} if full else dtype
+
+
+def _quantization(bits: str, parts: dict[str, Any]) -> Any:
+    from diffusers.quantizers import PipelineQuantizationConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(f"quantize={bits!r} needs bitsandbytes; install it with: pip install bitsandbytes")
+    settings: dict[str, Any] = (
+        {"load_in_8bit": True}
+        if bits == "8bit"
+        else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
+    )
+    # CLIP is small and reads the prompt worse in few bits.
+    large = [
+        part
+        for part, kind in parts.items()
+        if part.startswith(("transformer", "unet", "text_encoder")) and kind[1] and not kind[1].startswith("CLIP")
+    ]
+    return PipelineQuantizationConfig(
+        quant_backend=f"bitsandbytes_{bits}", quant_kwargs=settings, components_to_quantize=large
+    )
+
+
+def _reason(name: str, error: OSError) -> str:
+    """Why a model could not be had, and what to do."""
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+
+    causes = tuple(_causes(error))
+
+    def is_a(kind: type[Exception]) -> bool:
+        return any(isinstance(cause, kind) for cause in causes)
+
+    if is_a(GatedRepoError):
+        page = f"https://huggingface.co/{name}"
+        return f"model {name!r} is gated: accept its terms at {page}, then log in with 'hf auth login'"
+    if is_a(RepositoryNotFoundError):
+        return f"model {name!r} is not on the hub, or is private: check its spelling, or log in with 'hf auth login'"
+    first = str(error).strip().splitlines()[0].rstrip(".")
+    if Path(name).is_dir():
+        return f"model folder {name} is not complete: {first}"
+    if is_a(EntryNotFoundError) and not is_a(FileNotFoundError):
+        return f"model {name!r} holds no diffusers pipeline in safetensors: {first}"
+    return f"model {name!r} cannot be had: {first}. Check the network, or give the folder of a copy"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

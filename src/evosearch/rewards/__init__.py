@@ -7,7 +7,7 @@ video) is a reward, too. One file a reward; heavy imports stay inside.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, cast
@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from evosearch.checks import is_number
 from evosearch.types import pictures
 
 NAMES = {"shapes": "ShapesReward", "jpeg": "jpeg"}
@@ -53,11 +54,46 @@ def resolve(reward: Any) -> TensorReward:
     if isinstance(reward, Mapping):
         if not reward:
             raise ValueError('reward must name at least one reward, got {}; for instance {"shapes": 1}')
+        for part, weight in reward.items():
+            if not is_number(weight):
+                raise ValueError(f"reward {name_of(part)} must have a number as its weight, got {weight!r}")
         return Weighted([(resolve(part), float(weight)) for part, weight in reward.items()])
     if not callable(reward):
         raise ValueError(f"reward must be a name, a callable or {{name: weight}}, got {type(reward).__name__}")
     function = cast(Any, reward)
     return per_picture(function) if _positional(function) == 1 else function
+
+
+def named(rewards: Iterable[Any]) -> dict[str, TensorReward]:
+    """Rewards by name, a second one of a name numbered."""
+    found: dict[str, TensorReward] = {}
+    for reward in rewards:
+        name = own = name_of(reward)
+        count = 1
+        while name in found:
+            count += 1
+            name = f"{own} {count}"
+        found[name] = resolve(reward)
+    return found
+
+
+def scores(reward: TensorReward, samples: Tensor, prompts: list[str], name: str = "") -> Tensor:
+    """What a reward says of samples, (N,) float32 on the CPU.
+
+    Raises:
+        ValueError: It does not return one number a sample.
+    """
+    given = reward(samples, prompts)
+    who = f"reward {name}".strip()
+    try:
+        values = torch.as_tensor(given).detach().float().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{who} must return one number a sample, got {given!r}") from None
+    if values.shape != (len(samples),):
+        raise ValueError(
+            f"{who} must return one value a sample: expected shape ({len(samples)},), got {tuple(values.shape)}"
+        )
+    return values
 
 
 class Weighted:
@@ -73,7 +109,8 @@ class Weighted:
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples (N, [F,] 3, H, W); returns (N,)."""
-        return torch.stack([weight * part(samples, prompts) for part, weight in self._parts]).sum(0)
+        found = [weight * scores(part, samples, prompts, name_of(part)) for part, weight in self._parts]
+        return torch.stack(found).sum(0)
 
     def check(self, prompt: str) -> None:
         """See `check`."""

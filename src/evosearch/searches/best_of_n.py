@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 
+from evosearch.checks import whole_number
 from evosearch.scoring import score
-from evosearch.types import Population, Reward, Sampler, search
+from evosearch.types import Population, Reward, Sampler, Wave, search
 
 
-def _nfe(steps: int, *, n: int, **_: Any) -> int:
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    return n * steps
+def _waves(steps: int, *, n: int, **_: Any) -> list[Wave]:
+    return [Wave(whole_number("n", n, 1), steps)]
 
 
-def _fit(steps: int, budget: int) -> dict[str, Any]:
+def _fit(steps: int, budget: int, **_: Any) -> dict[str, Any]:
     if budget < steps:
         raise ValueError(
             f"budget must be at least {steps} NFE, one sample of {steps} steps, for best_of_n; got {budget}"
@@ -25,7 +24,7 @@ def _fit(steps: int, budget: int) -> dict[str, Any]:
     return {"n": budget // steps}
 
 
-@search(nfe=_nfe, fit=_fit, anytime=True)
+@search(waves=_waves, fit=_fit, anytime=True)
 def best_of_n(
     sampler: Sampler, reward: Reward, rng: torch.Generator, *, n: int, eta: float | None = None
 ) -> Iterator[Population]:

@@ -6,8 +6,8 @@ arXiv:2505.17618.
 Differs from the paper:
 - between noise and data, children keep their level's noise: fresh noise is mixed into the predicted noise instead of
   added on top (``mutation="additive"`` is the paper's equation 8);
-- elites stay in the pool with the reward they have; they are neither denoised nor scored again, so a generation of K
-  with m elites costs K - m roll-outs;
+- all states seen stay in the pool with the reward they have, elites among them; they are neither denoised nor scored
+  again, so a generation of K with m elites costs K - m roll-outs;
 - roll-outs follow the ODE, under which a child inherits something of its parent's reward; the paper's follow the SDE
   (``eta=1``), which forgets the initial noise;
 - the rate is .15 instead of .3, and the tournament, which the paper leaves open, has 3 rivals.
@@ -28,13 +28,14 @@ from typing import Any
 
 import torch
 
+from evosearch.checks import share, whole_number, whole_numbers
 from evosearch.mutation import OPERATORS, mutate
 from evosearch.scoring import score
 from evosearch.selection import tournament as tournament_of
-from evosearch.types import Population, Reward, Sampler, concat, search
+from evosearch.types import Population, Reward, Sampler, Wave, concat, search
 
 
-def _nfe(
+def _waves(
     steps: int,
     *,
     schedule: Sequence[int],
@@ -44,10 +45,11 @@ def _nfe(
     tournament: int = 3,
     mutation: str = "level_preserving",
     span: int = 0,
+    inherit_noise: bool = False,
     **_: Any,
-) -> int:
-    """NFE of a search with these knobs; ValueError where they do not go together."""
-    schedule, sizes = list(schedule), list(sizes)
+) -> list[Wave]:
+    """The first population and the children of each generation; ValueError where knobs do not go together."""
+    schedule, sizes = whole_numbers("schedule", schedule), whole_numbers("sizes", sizes)
     if not schedule or any(later <= level for level, later in pairwise(schedule)):
         raise ValueError(f"schedule must be increasing levels, got {schedule}")
     if schedule[0] < 0 or schedule[-1] >= steps:
@@ -57,49 +59,61 @@ def _nfe(
             f"sizes must have one more entry than schedule, the first population's: expected {len(schedule) + 1}, "
             f"got {len(sizes)}"
         )
-    if sizes[0] < 1:
-        raise ValueError(f"sizes must start with at least 1, got {sizes[0]}")
-    if not 0 <= elites < min(sizes[1:]):
+    whole_number("the first of sizes", sizes[0], 1)
+    if whole_number("elites", elites, 0) >= min(sizes[1:]):
         raise ValueError(
             f"elites must be below every later population, which they are part of: got {elites} with sizes {sizes}"
         )
-    if not 0 <= rate <= 1:
-        raise ValueError(f"rate must be in [0, 1], got {rate}")
-    if tournament < 1:
-        raise ValueError(f"tournament must be at least 1, got {tournament}")
+    share("rate", rate)
+    whole_number("tournament", tournament, 1)
     if mutation not in (*OPERATORS, "renoise"):
         raise ValueError(f"mutation must be one of {', '.join((*OPERATORS, 'renoise'))}, got {mutation!r}")
-    if mutation == "renoise" and span < 1:
+    if whole_number("span", span, 0) < 1 and mutation == "renoise":
         raise ValueError(f"span must be at least 1 for mutation='renoise', got {span}")
+    if not isinstance(inherit_noise, bool):
+        raise ValueError(f"inherit_noise must be true or false, got {inherit_noise!r}")
     back = span if mutation == "renoise" else 0
-    rolled = sum((k - elites) * (steps - max(0, s - back)) for k, s in zip(sizes[1:], schedule, strict=True))
-    return sizes[0] * steps + rolled
+    bred = [Wave(k - elites, steps - max(0, s - back)) for k, s in zip(sizes[1:], schedule, strict=True)]
+    return [Wave(sizes[0], steps), *bred]
 
 
-def _fit(steps: int, budget: int) -> dict[str, Any]:
+def _fit(steps: int, budget: int, **given: Any) -> dict[str, Any]:
     """The paper's rules: uniform schedule, first population twice the others; 4 generations, or as many as fit."""
-    for generations in range(min(4, steps), 0, -1):
-        schedule = [round(g * steps / generations) for g in range(generations)]
-        size = 2 if generations == 1 else 5
-        if _cost(steps, schedule, size) > budget:
+    if "sizes" in given:
+        generations = len(whole_numbers("sizes", given["sizes"])) - 1
+        return {"schedule": _uniform(steps, whole_number("the generations that sizes name", generations, 1))}
+    schedules = [_uniform(steps, generations) for generations in range(min(4, steps), 0, -1)]
+    if "schedule" in given:
+        schedules = [whole_numbers("schedule", given["schedule"])]
+    need, elites = 0, whole_number("elites", given.get("elites", 0), 0)
+    for schedule in schedules:
+        # Generations of fewer than 5 are not worth their while, unless there is but one, or no choice.
+        size = max(2 if len(schedules) == 1 or len(schedule) == 1 else 5, elites + 1)
+        need = _cost(steps, schedule, size, given)
+        if need > budget:
             continue
-        while _cost(steps, schedule, size + 1) <= budget:
+        while _cost(steps, schedule, size + 1, given) <= budget:
             size += 1
-        first = 2 * size + (budget - _cost(steps, schedule, size)) // steps
-        return {"schedule": schedule, "sizes": [first, *[size] * generations], "elites": _elites(size)}
-    raise ValueError(f"budget must be at least {5 * steps} NFE for evosearch in {steps} steps; got {budget}")
+        knobs = _sized(schedule, size, given)
+        knobs["sizes"][0] += (budget - _cost(steps, schedule, size, given)) // steps
+        return {name: value for name, value in knobs.items() if name not in given}
+    raise ValueError(f"budget must be at least {need} NFE for evosearch in {steps} steps; got {budget}")
 
 
-def _elites(size: int) -> int:
-    return max(1, size // 5)
+def _uniform(steps: int, generations: int) -> list[int]:
+    return [round(g * steps / generations) for g in range(generations)]
 
 
-def _cost(steps: int, schedule: Sequence[int], size: int) -> int:
+def _sized(schedule: Sequence[int], size: int, given: dict[str, Any]) -> dict[str, Any]:
     sizes = [2 * size, *[size] * len(schedule)]
-    return _nfe(steps, schedule=schedule, sizes=sizes, elites=_elites(size))
+    return {"schedule": schedule, "sizes": sizes, "elites": max(1, size // 5), **given}
 
 
-@search(nfe=_nfe, fit=_fit)
+def _cost(steps: int, schedule: Sequence[int], size: int, given: dict[str, Any]) -> int:
+    return sum(wave.particles * wave.steps for wave in _waves(steps, **_sized(schedule, size, given)))
+
+
+@search(waves=_waves, fit=_fit)
 def evosearch(
     sampler: Sampler,
     reward: Reward,
@@ -125,7 +139,8 @@ def evosearch(
         rng: Draws parents and the children's ids.
         schedule: Levels s_g at which a generation is bred, increasing, from 0 to below ``steps``.
         sizes: Population sizes K, elites included: the first one's, then one a generation.
-        elites: How many of the best go on unchanged, free of charge.
+        elites: How many of a population are not children. Every state seen stays in the pool with its reward, the best
+            among them, so an elite costs nothing and the knob only leaves so many children out.
         rate: Share of fresh noise in a child.
         tournament: Rivals for being a parent; 1 is no pressure at all.
         mutation: ``level_preserving``, ``additive`` (the paper's) or ``renoise`` (the forward process).
@@ -134,10 +149,10 @@ def evosearch(
         eta: 0 = ODE, 1 = ancestral SDE as in the paper.
 
     Yields:
-        Each generation, finished.
+        Each generation's children, finished; the first population to begin with.
     """
-    _nfe(sampler.steps, schedule=schedule, sizes=sizes, elites=elites, rate=rate, tournament=tournament,
-         mutation=mutation, span=span)  # fmt: skip
+    _waves(sampler.steps, schedule=schedule, sizes=sizes, elites=elites, rate=rate, tournament=tournament,
+           mutation=mutation, span=span, inherit_noise=inherit_noise)  # fmt: skip
     pools: dict[int, list[Population]] = {s: [] for s in schedule}  # all states seen at s, with their final rewards
     p = sampler.prior(sizes[0])
     for s, size in zip((*schedule, None), (*sizes[1:], 0), strict=True):

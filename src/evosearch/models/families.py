@@ -1,0 +1,151 @@
+"""What suits each family of models: the table behind `evosearch.load`.
+
+A row holds only what differs from the defaults of the pipeline's own ``__call__``, or what a user should see at a
+glance. Values are those that the families' authors recommend, at the smaller of the sizes they name, since a search
+generates many times.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_WAN_NEGATIVE = (
+    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, overall "
+    "gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, "
+    "poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, three "
+    "legs, many people in the background, walking backwards"
+)
+_LTX_NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distorted"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that are called alike.
+
+    Attributes:
+        name: What people call it.
+        pipeline: Class of the pipeline.
+        steps: Denoising steps.
+        call: Arguments of the pipeline's ``__call__``.
+        where: What marks it among pipelines of the class: configuration values by dotted name, such as
+            ``transformer.num_layers``, or ``pipe.`` and a name for the pipeline's own.
+        named: Pattern in its hub id or folder, where configurations are alike.
+        half: Name of the half precision that it runs in on an accelerator.
+        full: Parts that need single precision.
+        flow_shift: Of the scheduler, where it depends on the size.
+        frame_rate: Of its videos, per second.
+    """
+
+    name: str
+    pipeline: str
+    steps: int
+    call: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    where: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    named: str = ""
+    half: str = "bfloat16"
+    full: tuple[str, ...] = ()
+    flow_shift: float | None = None
+    frame_rate: int | None = None
+
+    @property
+    def suited(self) -> dict[str, Any]:
+        """Steps, and arguments of the call."""
+        return {"steps": self.steps, **self.call}
+
+
+_SD = "StableDiffusionPipeline"
+_SDXL = "StableDiffusionXLPipeline"
+_SD3 = "StableDiffusion3Pipeline"
+_WAN = "WanPipeline"
+
+FAMILIES = (
+    # Bundled.
+    Family("shapes-diffusion", _SD, 20, {"guidance_scale": 3.0}, named=r"(^|/)shapes-diffusion$"),
+    # Images.
+    Family("SD 2.1", _SD, 50, {"guidance_scale": 7.5}, where={"unet.cross_attention_dim": 1024}, half="float16"),
+    Family("SD 1.5", _SD, 50, {"guidance_scale": 7.5}, where={"unet.cross_attention_dim": 768}, half="float16"),
+    Family("SDXL Turbo", _SDXL, 4, {"guidance_scale": 0.0}, named="turbo", half="float16"),
+    Family("SDXL", _SDXL, 30, {"guidance_scale": 5.0}, half="float16"),
+    Family("SD 3.5 Large Turbo", _SD3, 4, {"guidance_scale": 0.0}, named="turbo"),
+    Family("SD 3.5 Medium", _SD3, 40, {"guidance_scale": 4.5}, where={"transformer.num_layers": 24}, named="3.5"),
+    Family("SD 3.5 Large", _SD3, 28, {"guidance_scale": 3.5}, where={"transformer.num_layers": 38}),
+    Family("SD 3", _SD3, 28, {"guidance_scale": 7.0}),
+    Family(
+        "FLUX.1-dev", "FluxPipeline", 28, {"guidance_scale": 3.5},
+        where={"transformer.num_layers": 19, "transformer.guidance_embeds": True},
+    ),
+    Family(
+        "FLUX.1-schnell", "FluxPipeline", 4, {"guidance_scale": 0.0, "max_sequence_length": 256},
+        where={"transformer.num_layers": 19, "transformer.guidance_embeds": False},
+    ),
+    Family("FLUX.2-dev", "Flux2Pipeline", 28, {"guidance_scale": 4.0}),
+    Family("FLUX.2-klein", "Flux2KleinPipeline", 4, {"guidance_scale": 1.0}, where={"pipe.is_distilled": True}),
+    Family("FLUX.2-klein-base", "Flux2KleinPipeline", 50, {"guidance_scale": 4.0}),
+    Family("Qwen-Image", "QwenImagePipeline", 50, {"true_cfg_scale": 4.0, "negative_prompt": " "}),
+    Family("Z-Image-Turbo", "ZImagePipeline", 8, {"guidance_scale": 0.0}, named="turbo"),
+    Family("Z-Image", "ZImagePipeline", 50, {"guidance_scale": 4.0}),
+    # Videos.
+    Family(
+        "Wan 2.2 A14B", _WAN, 40,
+        {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 4.0, "guidance_scale_2": 3.0,
+         "negative_prompt": _WAN_NEGATIVE},
+        where={"transformer_2.num_layers": 40}, full=("vae",), frame_rate=16,
+    ),
+    Family(
+        "Wan 2.2 TI2V 5B", _WAN, 50,
+        {"height": 704, "width": 1280, "num_frames": 121, "guidance_scale": 5.0, "negative_prompt": _WAN_NEGATIVE},
+        where={"pipe.expand_timesteps": True}, full=("vae",), flow_shift=5.0, frame_rate=24,
+    ),
+    Family(
+        "Wan 2.1 14B", _WAN, 50,
+        {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0, "negative_prompt": _WAN_NEGATIVE},
+        where={"transformer.num_layers": 40}, full=("vae",), flow_shift=3.0, frame_rate=16,
+    ),
+    Family(
+        "Wan 2.1 1.3B", _WAN, 50,
+        {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0, "negative_prompt": _WAN_NEGATIVE},
+        where={"transformer.num_layers": 30}, full=("vae",), flow_shift=3.0, frame_rate=16,
+    ),
+    Family(
+        "HunyuanVideo 13B", "HunyuanVideoPipeline", 30,
+        {"height": 544, "width": 960, "num_frames": 61, "guidance_scale": 6.0}, frame_rate=24,
+    ),
+    Family("HunyuanVideo 1.5", "HunyuanVideo15Pipeline", 50, {"num_frames": 121}, frame_rate=24),
+    Family(
+        "LTX-2", "LTX2Pipeline", 30,
+        {"height": 512, "width": 768, "num_frames": 121, "guidance_scale": 3.0, "negative_prompt": _LTX_NEGATIVE},
+        frame_rate=24,
+    ),
+    Family(
+        "CogVideoX 2B", "CogVideoXPipeline", 50, {"guidance_scale": 6.0, "num_frames": 49},
+        named="2b", half="float16", frame_rate=8,
+    ),
+    Family("CogVideoX 5B", "CogVideoXPipeline", 50, {"guidance_scale": 6.0, "num_frames": 49}, frame_rate=8),
+)  # fmt: skip
+"""Rows are tried from above; the first that fits is taken."""
+
+
+def family_of(pipe: Any, name: str) -> Family | None:
+    """The row that fits a pipeline of this hub id, folder or bundled name; None where there is none."""
+    kind = type(pipe).__name__
+    for family in FAMILIES:
+        fits = family.pipeline == kind and re.search(family.named, name, re.IGNORECASE)
+        if fits and all(_setting(pipe, key) == value for key, value in family.where.items()):
+            return family
+    return None
+
+
+def half_of(pipeline: str, name: str) -> tuple[str, tuple[str, ...]]:
+    """The half precision of a class of pipelines, as far as a name tells, and the parts that need single precision."""
+    rows = (f for f in FAMILIES if f.pipeline == pipeline and re.search(f.named, name, re.IGNORECASE))
+    family = next(rows, None)
+    return ("bfloat16", ()) if family is None else (family.half, family.full)
+
+
+def _setting(pipe: Any, key: str) -> Any:
+    part, name = key.split(".")
+    owner = pipe if part == "pipe" else getattr(pipe, part, None)
+    return getattr(getattr(owner, "config", None), name, None)
