@@ -29,25 +29,27 @@ def test_interval_covers_the_mean_of_clusters_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_best_of_n_runs_once_for_all_its_budgets():
+def test_every_method_runs_at_every_budget_with_as_many_seeds():
     cells = compare.cells(["a red circle"], {500: 3, 2000: 3, 8000: 1})
-    baseline = [(cell.seed, cell.budget) for cell in cells if cell.method == compare.BASELINE]
-    assert sorted(baseline) == [(0, 8000), (1, 2000), (2, 2000)]
-    assert len(cells) == 3 + 7 * (len(compare.METHODS) - 1)
+    for method in compare.METHODS:
+        runs = [(cell.budget, cell.seed) for cell in cells if cell.method == method]
+        assert runs == [(500, 0), (500, 1), (500, 2), (2000, 0), (2000, 1), (2000, 2), (8000, 0)]
 
 
 def _row(method, prompt, budget, curve, seed=0):
     return {"method": method, "prompt": prompt, "seed": seed, "budget": budget, "curve": curve}
 
 
-def test_table_pairs_runs_and_reads_small_budgets_from_the_curve():
+def test_table_pairs_runs_of_one_budget_in_whatever_order_they_come():
     evo = "EvoSearch, ODE"
     rows = [
-        _row(compare.BASELINE, "p", 2000, [(20, 0.1, 0.4), (500, 1.0, 0.5), (1500, 3.0, 0.8)]),
+        _row(compare.BASELINE, "p", 2000, [(20, 0.1, 0.4), (400, 1.0, 0.45), (1500, 3.0, 0.8)]),
+        _row(compare.BASELINE, "p", 500, [(20, 0.1, 0.4), (500, 1.0, 0.5)]),
         _row(evo, "p", 500, [(500, 1.0, 0.7)]),
         _row(evo, "p", 2000, [(500, 1.0, 0.7), (2000, 3.0, 0.75)]),
     ]
     table = compare.table(rows)
+    assert compare.table(rows[::-1]) == table
     assert "| 500 | best-of-N | 1 | 0.5000 |" in table
     assert "+0.2000" in table
     assert "-0.0500" in table
@@ -65,6 +67,12 @@ def test_cells_resume_and_a_torn_line_is_run_again(tmp_path):
     path.write_text(lines[0] + "\n" + lines[1][:20])
     assert list(compare.run(todo, tmp_path)) == todo[1:]
     assert len(compare.read(tmp_path)) == 2
+
+
+def test_runs_of_two_precisions_are_not_mixed(tmp_path):
+    (tmp_path / "cells-0-of-1.jsonl").write_text(json.dumps(_row("m", "p", 20, []) | {"dtype": "bfloat16"}) + "\n")
+    with pytest.raises(ValueError, match="dtype must be bfloat16"):
+        list(compare.run([compare.Cell(compare.BASELINE, "a red circle", 0, 20)], tmp_path))
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +14,9 @@ app = typer.Typer(help="Benchmarks: every claim as a command.", no_args_is_help=
 @app.command()
 def overhead(
     model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = "shapes-diffusion",
-    n: Annotated[int, typer.Option(help="Samples, in one batch.")] = 16,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
-    runs: Annotated[int, typer.Option(help="Timed runs of each.")] = 5,
+    n: Annotated[int, typer.Option(min=1, help="Samples, in one batch.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 5,
 ) -> None:
     """Time best-of-N against the stock pipeline with the same batch, steps and decode."""
     from evosearch.bench.overhead import overhead as measure
@@ -34,7 +35,7 @@ def compare(
     ),
     part: Annotated[str, typer.Option(help="k/n: the k-th of n processes that share the work, from 0.")] = "0/1",
     table_only: Annotated[bool, typer.Option("--table", help="Print the table of what is there, run nothing.")] = False,
-    threads: Annotated[int, typer.Option(help="Threads of this process.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of this process.")] = 1,
     dtype: Annotated[str, typer.Option(help="Precision of the model: float32 or bfloat16.")] = "float32",
 ) -> None:
     """Compare EvoSearch with best-of-N at 500, 2,000 and 8,000 NFE over 30 held-out prompts; resumes by cell."""
@@ -44,13 +45,20 @@ def compare(
 
     if not table_only:
         torch.set_num_threads(threads)
-        k, n = (int(number) for number in part.split("/"))
+        share = _part(part)
         todo = recipe.cells(recipe.prompts())
         total = recipe.bill(todo)
         typer.echo(f"bill: {len(todo)} runs, {total:,} NFE in all; {total / 3600 / 200:.1f} h at 200 NFE/s")
-        for cell in recipe.run(todo, out, part=(k, n), dtype=getattr(torch, dtype)):
+        for cell in recipe.run(todo, out, part=share, dtype=dtype):
             typer.echo(f"{cell.budget:6} NFE  seed {cell.seed}  {cell.method}: {cell.prompt}")
     typer.echo(recipe.table(recipe.read(out)))
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ValueError(f"--part must be k/n with k from 0 to n - 1, such as 0/2, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 @app.command()
