@@ -398,13 +398,10 @@ def test_an_empty_batch_has_no_scores():
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        (
-            torch.zeros(1, 8, 3, 64, 64),
-            r"judges single images .* got torch.float32 \(1, 8, 3, 64, 64\); score a",
-        ),
+        (torch.zeros(1, 8, 64, 64, 3), r"expected a float tensor .*\(1, 8, 64, 64, 3\); move the channels"),
         (
             torch.zeros(3, 64, 64),
-            r"expected a float tensor \(N, 3, H, W\) .* got torch.float32 \(3, 64, 64\); move",
+            r"expected a float tensor \(N, 3, H, W\), .* got torch.float32 \(3, 64, 64\); move",
         ),
         (torch.zeros(1, 64, 64, 3), r"expected a float tensor .* \(1, 64, 64, 3\); move the channels"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"expected a float tensor .* torch.uint8 .* by 255"),

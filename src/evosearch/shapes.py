@@ -2,8 +2,8 @@
 
 A procedural world small enough to learn on a laptop and rich enough to get wrong: counts, colours bound to
 shapes, and relations. Captions are groups ("a red circle", "two blue squares") joined by ", " and " and ";
-two single objects may be related ("a red circle left of a blue square"). A picture shows exactly the objects
-its caption names.
+two single objects may be related ("a red circle left of a blue square"); for video, groups may move ("two red
+circles move left and a blue square stays"). A picture shows exactly the objects its caption names.
 
 Example:
     >>> scene = parse("A red circle above a blue square and two yellow stars")
@@ -18,7 +18,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -34,6 +34,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star")
 RELATIONS = ("left of", "right of", "above", "below")
+MOTIONS = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1), "stays": (0, 0)}
+"""What a group does in a video, and which way it goes; y points down."""
 COUNTS = {"a": 1, "one": 1, "two": 2, "three": 3, "four": 4}
 MAX_OBJECTS = 4
 
@@ -44,10 +46,10 @@ _SPOKEN_COUNTS = COUNTS | {"an": 1} | {str(n): n for n in COUNTS.values()}
 _NUMBER_WORDS = {1: "a", 2: "two", 3: "three", 4: "four"}
 _PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 _PLURALS = {f"{shape}s": shape for shape in SHAPES}
-_GRAMMAR_WORDS = {"and", *(word for relation in RELATIONS for word in relation.split())}
+_GRAMMAR_WORDS = {"and", "move", "stay", *(word for words in (*RELATIONS, *MOTIONS) for word in words.split())}
 _UNDERSTOOD = (
     f"counts (a, two, three, four), colours ({', '.join(COLOURS)}), shapes ({', '.join(SHAPES)}), "
-    f"relations ({', '.join(RELATIONS)}), joined by ',' and 'and'"
+    f"relations ({', '.join(RELATIONS)}), motions ({', '.join(MOTIONS)}), joined by ',' and 'and'"
 )
 
 _GAP = 3.0  # pixels between two objects, at a picture size of 64
@@ -58,20 +60,27 @@ _SUPERSAMPLING = 4
 
 @dataclass(frozen=True)
 class Group:
-    """`count` objects of one colour and one shape."""
+    """`count` objects of one colour and one shape, and in a video what they do (one of `MOTIONS`, or anything)."""
 
     count: int
     colour: str
     shape: str
+    motion: str | None = None
 
     def __post_init__(self) -> None:
+        if self.motion not in (None, *MOTIONS):
+            raise ValueError(f"group: motion must be one of {', '.join(MOTIONS)}, got {self.motion!r}")
         if (self.colour, self.shape) not in _PAIRS:
             raise ValueError(f"group: expected a known colour and shape, got {self.colour!r} and {self.shape!r}")
         if not 1 <= self.count <= MAX_OBJECTS:
             raise ValueError(f"group: count must be 1 to {MAX_OBJECTS}, got {self.count}")
 
     def __str__(self) -> str:
-        return f"{_NUMBER_WORDS[self.count]} {self.colour} {self.shape}{'s' if self.count > 1 else ''}"
+        words = f"{_NUMBER_WORDS[self.count]} {self.colour} {self.shape}{'s' if self.count > 1 else ''}"
+        if self.motion is None:
+            return words
+        verb, *way = self.motion.split()
+        return " ".join((words, verb.removesuffix("s") if self.count > 1 else verb, *way))
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,8 @@ class Scene:
         related = [index for relation in self.relations for index in (relation.subject, relation.object)]
         if len(set(related)) < len(related):
             raise ValueError("scene: an object may take part in one relation only")
+        if self.relations and self.moving:
+            raise ValueError("scene: relations join things at rest; name what moves without them")
         for relation in self.relations:
             if relation.name not in RELATIONS:
                 raise ValueError(f"scene: relation must be one of {RELATIONS}, got {relation.name!r}")
@@ -110,6 +121,11 @@ class Scene:
     def objects(self) -> int:
         """Number of objects in all."""
         return sum(group.count for group in self.groups)
+
+    @property
+    def moving(self) -> bool:
+        """Whether any group is said to move or to stay."""
+        return any(group.motion is not None for group in self.groups)
 
     @property
     def caption(self) -> str:
@@ -173,19 +189,34 @@ def _check_words(prompt: str, text: str) -> None:
 
 def _parse_group(phrase: str) -> Group:
     match phrase.split():
-        case [count, colour, shape] if count in _SPOKEN_COUNTS and colour in COLOURS:
-            return Group(_SPOKEN_COUNTS[count], colour, _PLURALS.get(shape, shape))
+        case [count, colour, shape, *does] if count in _SPOKEN_COUNTS and colour in COLOURS:
+            verb, way = "".join(does[:1]), does[1:]
+            motion = " ".join(({"move": "moves", "stay": "stays"}.get(verb, verb), *way))
+            if not does or motion in MOTIONS:
+                return Group(_SPOKEN_COUNTS[count], colour, _PLURALS.get(shape, shape), motion or None)
         case _:
-            raise ValueError(f"expected a count, a colour and a shape such as 'a red circle', got {phrase!r}")
+            pass
+    raise ValueError(f"expected a count, a colour and a shape such as 'a red circle', got {phrase!r}")
 
 
-def sample_scene(rng: np.random.Generator, objects: int | None = None, most_relations: int = 1) -> Scene:
-    """Draw a scene of `objects` objects in all (1 to 4; drawn too when None), with up to `most_relations` (1 or 2)."""
+def sample_scene(
+    rng: np.random.Generator, objects: int | None = None, most_relations: int = 1, moving: bool = False
+) -> Scene:
+    """Draw a scene of `objects` objects in all (1 to 4; drawn too when None).
+
+    Args:
+        rng: Draws it.
+        objects: How many.
+        most_relations: Relations at the most, 1 or 2.
+        moving: Say of each group what it does, instead.
+    """
     total = int(rng.integers(1, MAX_OBJECTS + 1)) if objects is None else objects
     cuts = rng.choice(total - 1, size=rng.integers(total), replace=False) + 1 if total > 1 else []
     counts = np.diff([0, *sorted(cuts), total])
     pairs = rng.choice(len(_PAIRS), size=len(counts), replace=False)
     groups = tuple(Group(int(count), *_PAIRS[pair]) for count, pair in zip(counts, pairs, strict=True))
+    if moving:
+        return Scene(tuple(replace(group, motion=str(rng.choice(list(MOTIONS)))) for group in groups))
     starts = [i for i in range(len(groups) - 1) if groups[i].count == groups[i + 1].count == 1]
     if not starts or rng.random() < 0.4:
         return Scene(groups)

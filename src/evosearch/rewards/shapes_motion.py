@@ -1,0 +1,99 @@
+"""Do the objects of a clip move as the caption says? Measured by following them from frame to frame."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from evosearch.rewards.shapes_detect import Detected
+from evosearch.shapes import MOTIONS, Scene
+
+# In 1/64 of the picture's shorter side.
+_STRIDE = 16.0  # an object that is further away in the next frame is another one
+_CHANGED = 12.0  # so far away does a change of colour or shape make an object seem
+_MOVED = 7.0  # from the first frame to the last; the world's own clips go twice as far
+_STAYED = 4.0
+_ASTRAY = 32.0  # a motion that is missed by this much earns nothing
+
+
+@dataclass
+class Track:
+    """One object followed through a clip: in which frames it was seen, and as what."""
+
+    frames: list[int]
+    seen: list[Detected]
+
+    def agreement(self, colour: str, shape: str, frames: int) -> float:
+        """How much it is this object over a clip of so many frames, in [0, 1]."""
+        return sum(item.agreement(colour, shape) for item in self.seen) / frames
+
+    def displacement(self, frames: int) -> np.ndarray:
+        """How far it goes in a clip of so many frames at its mean velocity, (2,) in pixels."""
+        if len(self.frames) < 2:
+            return np.zeros(2)
+        places = np.array([(item.x, item.y) for item in self.seen])
+        return np.polyfit(self.frames, places, 1)[0] * (frames - 1)
+
+
+def follow(frames: Sequence[Sequence[Detected]], pixel: float) -> list[Track]:
+    """Link what was found in each frame to what was found in the one before, nearest and most alike first.
+
+    Args:
+        frames: What each frame shows.
+        pixel: The unit of this module's lengths, in pixels of the picture.
+    """
+    tracks: list[Track] = []
+    for number, found in enumerate(frames):
+        known = [track for track in tracks if track.frames[-1] == number - 1]
+        far = np.array([[_distance(track.seen[-1], item) / pixel for item in found] for track in known])
+        rest = set(range(len(found)))
+        if far.size:
+            for row, column in zip(*linear_sum_assignment(far), strict=True):
+                if far[row, column] <= _STRIDE:
+                    known[row].frames.append(number)
+                    known[row].seen.append(found[column])
+                    rest.discard(int(column))
+        tracks += [Track([number], [found[column]]) for column in sorted(rest)]
+    return tracks
+
+
+def motion(scene: Scene, frames: Sequence[Sequence[Detected]], pixel: float) -> float:
+    """How much of what the scene says of motion holds, in [0, 1]; 1 where all of it does.
+
+    An object that is lost on the way, or changes what it is, counts as far as it was there.
+
+    Args:
+        scene: What was asked for; groups of which nothing is said may do as they like.
+        frames: What each frame shows.
+        pixel: The unit of this module's lengths, in pixels of the picture.
+    """
+    wanted = [group for group in scene.groups for _ in range(group.count)]
+    tracks = follow(frames, pixel)
+    if not tracks:
+        return 0.0
+    agreement = np.array([[t.agreement(g.colour, g.shape, len(frames)) for t in tracks] for g in wanted])
+    held = np.zeros(len(wanted))
+    for row, column in zip(*linear_sum_assignment(agreement, maximize=True), strict=True):
+        track, told = tracks[column], wanted[row].motion
+        if told is not None:
+            held[row] = _holds(told, track.displacement(len(frames)) / pixel) * len(track.frames) / len(frames)
+    told = np.array([group.motion is not None for group in wanted])
+    return float(held[told].mean())
+
+
+def _holds(told: str, displacement: np.ndarray) -> float:
+    """How far an object did what was told, in [0, 1]."""
+    way = np.array(MOTIONS[told])
+    if not way.any():
+        missed = max(0.0, float(np.linalg.norm(displacement)) - _STAYED)
+    else:
+        along = float(displacement @ way)
+        across = float(np.linalg.norm(displacement - along * way))
+        missed = max(0.0, _MOVED - along) + max(0.0, across - max(along, _MOVED) / 2)
+    return float(np.clip(1 - missed / _ASTRAY, 0, 1))
+
+
+def _distance(before: Detected, now: Detected) -> float:
+    changed = (before.colour != now.colour) + (before.shape != now.shape)
+    return float(np.hypot(now.x - before.x, now.y - before.y)) + _CHANGED * changed
