@@ -147,6 +147,16 @@ def test_video_plays(tmp_path):
     assert best.convert("RGB").tobytes() == result.best.sample[3].tobytes()
 
 
+def test_video_is_shown_frame_by_frame(tmp_path):
+    result = toy.found(pipe=toy.sampler(frames=12), run_dir=tmp_path / "run", budget=25, algorithm="best_of_n")
+    _, _, plain, best, *_ = Page(render(result)).images
+    for sheet, scored in ((plain, result.plain), (best, result.best)):
+        assert sheet.size == (8 * 17 - 1, 16)
+        for place, number in ((0, 0), (7, 11)):
+            frame = sheet.convert("RGB").crop((place * 17, 0, place * 17 + 16, 16))
+            assert frame.tobytes() == scored.sample[number].tobytes()
+
+
 def test_pipelines_own_solver_stands_between(result):
     page = Page(render(replace(result, stock=replace(result.plain, reward=0.125))))
     assert "own solver 0.125" in page.text

@@ -66,6 +66,11 @@ def test_video_is_saved_with_its_middle_frame(tmp_path):
         assert imageio_ffmpeg.count_frames_and_secs(str(file))[0] == 5
         with Image.open(file.with_suffix(".png")) as middle:
             assert middle.tobytes() == scored.sample[2].tobytes()
+            told = middle.text["evosearch"]
+        assert json.loads(file.with_suffix(".json").read_text()) == json.loads(told)
+    best = (tmp_path / "run" / manifest["kept"][0]["file"]).with_suffix("")
+    frames = sorted(best.with_name(f"{best.name}-frames").iterdir())
+    assert [Image.open(frame).tobytes() for frame in frames] == [frame.tobytes() for frame in result.best.sample]
 
 
 @pytest.mark.parametrize("prompt", toy.HOSTILE, ids=range(len(toy.HOSTILE)))

@@ -28,6 +28,24 @@ def picture(sample: Sample) -> Image.Image:
     return sample[len(sample) // 2] if isinstance(sample, list) else sample
 
 
+def contact_sheet(frames: Sequence[Image.Image], most: int = 8, side: int = 128) -> Image.Image:
+    """Frames of a video side by side, evenly from its first to its last.
+
+    Args:
+        frames: All of them, of one size.
+        most: How many to show at the most.
+        side: Longer side of a frame there, in pixels; smaller ones stay as they are.
+    """
+    chosen = [frames[round(k)].copy() for k in np.linspace(0, len(frames) - 1, min(most, len(frames)))]
+    for frame in chosen:
+        frame.thumbnail((side, side))
+    width, height = chosen[0].size
+    sheet = Image.new("RGB", (len(chosen) * (width + 1) - 1, height))
+    for k, frame in enumerate(chosen):
+        sheet.paste(frame, (k * (width + 1), 0))
+    return sheet
+
+
 def png(image: Image.Image, texts: Mapping[str, str]) -> bytes:
     """An image as a PNG file with texts in it."""
     info = PngInfo()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from evosearch import curve
 from evosearch.curve import number
-from evosearch.media import model_name, picture
+from evosearch.media import contact_sheet, model_name, picture
 from evosearch.result import Generation, Result, Scored
 from evosearch.types import Sample
 
@@ -41,6 +41,7 @@ def render(result: Result) -> str:
         f'<p class="over">{text(over, _HEADLINE)}</p>',
         headline(str(settings.get("prompt"))),
         _pair(result),
+        _frames(result),
         _numbers(result),
         _invalid(result),
         "<h2>Reward against cost</h2>",
@@ -131,6 +132,20 @@ def _pair(result: Result) -> str:
         figures.append(figure("stock", "the same by the pipeline's own solver", result.stock))
     figures.append(figure("best", "best found", result.best))
     return f'<div class="pair">{"".join(figures)}</div>'
+
+
+def _frames(result: Result) -> str:
+    """Of videos, some frames of the plain sample and of the best, side by side."""
+    if not isinstance(result.best.sample, list) or not isinstance(result.plain.sample, list):
+        return ""
+    rows = [
+        f'<figure class="{kind}">{image(contact_sheet(sample), label)}<figcaption>{label}</figcaption></figure>'
+        for kind, label, sample in (
+            ("plain", "plain sample", result.plain.sample),
+            ("best", "best found", result.best.sample),
+        )
+    ]
+    return f'<h2>Frame by frame</h2><div class="sheets">{"".join(rows)}</div>'
 
 
 def _numbers(result: Result) -> str:

@@ -92,6 +92,14 @@ class RunFolder:
             if isinstance(scored.sample, list):
                 with whole(folder / f"{stem}.mp4") as part:
                     media.write_video(part, scored.sample, result.settings)
+                with whole(folder / f"{stem}.json") as part:  # which a video's file has no place for
+                    part.write_text(texts["evosearch"] + "\n")
+        if isinstance(result.best.sample, list):
+            frames = folder / f"{next(iter(_kept(result)))}-frames"
+            frames.mkdir()
+            for k, frame in enumerate(result.best.sample):
+                with whole(frames / f"{k:04d}.png") as part:
+                    part.write_bytes(media.png(frame, {}))
 
     def _outcome(self, result: Result) -> dict[str, Any]:
         return {
