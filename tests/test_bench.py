@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from evosearch.bench import compare
+from evosearch.bench import compare, device
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
 from evosearch.shapes import held_out, parse
@@ -79,3 +80,24 @@ def test_runs_of_two_precisions_are_not_mixed(tmp_path):
 def test_parts_share_the_work(tmp_path, part):
     todo = [compare.Cell(compare.BASELINE, "a red circle", seed, 20) for seed in range(3)]
     assert list(compare.run(todo, tmp_path, part=(part, 2))) == todo[part::2]
+
+
+@pytest.mark.parametrize("case", device.CASES, ids=lambda case: case.name)
+def test_every_large_model_is_measured_at_small_size(case):
+    rows = list(device.measure(case, full=False, device="cpu", batches=(1, 2)))
+    assert [(row.setting, row.batch) for row in rows[:2]] == [("as it is", 1), ("as it is", 2)]
+    assert rows[2].setting.startswith("population of") and rows[2].stock is None
+    assert all(row.search > 0 for row in rows) and all(row.stock > 0 for row in rows[:2])
+    assert device.table(rows).count("\n") == len(rows) + 1
+
+
+BILLIONS = {"SD 2.1": 0.866, "FLUX.1-dev": 11.90, "Wan 2.1 1.3B": 1.42, "Wan 2.1 14B": 14.29, "HunyuanVideo 13B": 12.82}
+
+
+@pytest.mark.parametrize(("name", "billions"), BILLIONS.items())
+def test_large_models_have_their_real_sizes(name, billions):
+    (case,) = (case for case in device.CASES if case.name == name)
+    with torch.device("meta"):
+        pipe = case.build(True)
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    assert sum(p.numel() for p in denoiser.parameters()) / 1e9 == pytest.approx(billions, rel=0.005)

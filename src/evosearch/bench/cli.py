@@ -54,6 +54,33 @@ def compare(
     typer.echo(recipe.table(recipe.read(out)))
 
 
+@app.command()
+def device(
+    model: Annotated[list[str] | None, typer.Option(help="One of them alone, by its name.  [default: all]")] = None,
+    small: Annotated[bool, typer.Option("--small", help="Tiny sizes, to try the command itself.")] = False,
+) -> None:
+    """Time the large models at their real sizes with random weights: NFE/s, best micro-batch, memory."""
+    import torch
+
+    from evosearch.bench import device as recipe
+    from evosearch.models import accelerator
+
+    where = accelerator()
+    if where == "cpu" and not small:
+        raise ValueError("bench device needs an accelerator, and there is none here; --small tries it without")
+    chosen = [case for case in recipe.CASES if not model or case.name in model]
+    if not chosen:
+        raise ValueError(f"--model must be one of {', '.join(case.name for case in recipe.CASES)}, got {model}")
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else where
+    typer.echo(f"bill: {len(chosen)} models, some minutes each, on {name}")
+    rows: list[recipe.Row] = []
+    for case in chosen:
+        for row in recipe.measure(case, full=not small, device=where, batches=(1, 2) if small else (1, 2, 4, 8, 16)):
+            typer.echo(f"{row.case}, {row.setting}, micro-batch {row.batch}: {row.search:.2f} NFE/s")
+            rows.append(row)
+    typer.echo(recipe.table(rows))
+
+
 def _part(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or int(match[1]) >= int(match[2]):

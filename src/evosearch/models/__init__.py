@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 
-__all__ = ["BUNDLED", "FAMILIES", "defaults", "frame_rate", "load", "name_of"]
+__all__ = ["BUNDLED", "FAMILIES", "accelerator", "defaults", "frame_rate", "load", "name_of"]
 
 BUNDLED = tuple(sorted(path.parent.name for path in _HERE.glob("*/model_index.json")))
 """Names of the pipelines in the box."""
@@ -58,7 +58,7 @@ def load(
     from diffusers import DiffusionPipeline
 
     _check(name, offload, quantize, kwargs)
-    device = device or _accelerator()
+    device = device or accelerator()
     if offload and device == "cpu":
         raise ValueError(f"offload={offload!r} needs an accelerator, and there is none here; leave it out")
     source = str(_HERE / name) if name in BUNDLED else name
@@ -144,7 +144,8 @@ def _parts(source: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"model {source!r} has a model_index.json that is no JSON: {error}") from None
 
 
-def _accelerator() -> str:
+def accelerator() -> str:
+    """The type of this machine's accelerator, or ``cpu``."""
     import torch
 
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
