@@ -56,6 +56,12 @@ def test_table_pairs_runs_of_one_budget_in_whatever_order_they_come():
     assert "-0.0500" in table
 
 
+def test_table_by_the_rules_that_did_not_guide():
+    rows = [_row(compare.BASELINE, "p", 500, [(500, 1.0, 0.9)]) | {"rules": 0.25, "plain": 0.5, "plain_rules": 0.85}]
+    assert "| 500 | best-of-N | 1 | 0.2500 |" in compare.table(rows, judged=True)
+    assert compare.plain(rows) == "plain samples: mean reward 0.5000, exact by the rules 1 of 1"
+
+
 def test_cells_resume_and_a_torn_line_is_run_again(tmp_path):
     todo = [
         compare.Cell(compare.BASELINE, "a red circle", 0, 100),
@@ -65,14 +71,17 @@ def test_cells_resume_and_a_torn_line_is_run_again(tmp_path):
     path = next(tmp_path.glob("cells-*.jsonl"))
     lines = path.read_text().splitlines()
     assert json.loads(lines[1])["nfe"] <= 100
+    assert json.loads(lines[1])["rules"] == json.loads(lines[1])["curve"][-1][2]
+    assert compare.plain(compare.read(tmp_path)).startswith("plain samples: mean reward 0.")
     path.write_text(lines[0] + "\n" + lines[1][:20])
     assert list(compare.run(todo, tmp_path)) == todo[1:]
     assert len(compare.read(tmp_path)) == 2
 
 
-def test_runs_of_two_precisions_are_not_mixed(tmp_path):
-    (tmp_path / "cells-0-of-1.jsonl").write_text(json.dumps(_row("m", "p", 20, []) | {"dtype": "bfloat16"}) + "\n")
-    with pytest.raises(ValueError, match="dtype must be bfloat16"):
+@pytest.mark.parametrize(("fact", "other"), [("dtype", "bfloat16"), ("reward", "jpeg"), ("model", "mine")])
+def test_runs_that_differ_are_not_mixed(tmp_path, fact, other):
+    (tmp_path / "cells-0-of-1.jsonl").write_text(json.dumps(_row("m", "p", 20, []) | {fact: other}) + "\n")
+    with pytest.raises(ValueError, match=f"{fact} must be {other}"):
         list(compare.run([compare.Cell(compare.BASELINE, "a red circle", 0, 20)], tmp_path))
 
 

@@ -33,6 +33,8 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")] = Path(
         "runs/compare"
     ),
+    model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = "shapes-diffusion",
+    reward: Annotated[str, typer.Option(help="What guides; the rules judge in any case.")] = "shapes",
     part: Annotated[str, typer.Option(help="k/n: the k-th of n processes that share the work, from 0.")] = "0/1",
     table_only: Annotated[bool, typer.Option("--table", help="Print the table of what is there, run nothing.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of this process.")] = 1,
@@ -49,9 +51,13 @@ def compare(
         todo = recipe.cells(recipe.prompts())
         total = recipe.bill(todo)
         typer.echo(f"bill: {len(todo)} runs, {total:,} NFE in all; {total / 3600 / 200:.1f} h at 200 NFE/s")
-        for cell in recipe.run(todo, out, part=share, dtype=dtype):
+        for cell in recipe.run(todo, out, model, reward, part=share, dtype=dtype):
             typer.echo(f"{cell.budget:6} NFE  seed {cell.seed}  {cell.method}: {cell.prompt}")
-    typer.echo(recipe.table(recipe.read(out)))
+    rows = recipe.read(out)
+    typer.echo(recipe.table(rows))
+    typer.echo(recipe.plain(rows))
+    if {row.get("reward", "shapes") for row in rows} - {"shapes"}:
+        typer.echo("\njudged by the rules:\n" + recipe.table(rows, judged=True))
 
 
 @app.command()

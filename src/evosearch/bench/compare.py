@@ -17,6 +17,7 @@ from evosearch import models
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
 from evosearch.rewards import load as load_reward
+from evosearch.rewards.shapes import EXACT
 from evosearch.run import search
 
 BASELINE = "best-of-N"
@@ -64,6 +65,7 @@ def run(
     todo: Sequence[Cell],
     out: Path,
     model: str = "shapes-diffusion",
+    reward: str = "shapes",
     part: tuple[int, int] = (0, 1),
     dtype: str = "float32",
 ) -> Iterator[Cell]:
@@ -73,18 +75,24 @@ def run(
         todo: All cells.
         out: Folder of the results; what is in it is not run again.
         model: A bundled pipeline's name, a folder or a hub id.
-        dtype: Precision of the model; states are kept in float32 whatever it is. All runs of a folder have the same.
+        reward: What guides; the rules of ``shapes`` judge in any case.
+        dtype: Precision of the model; states are kept in float32 whatever it is.
         part: (k, n): every n-th cell from the k-th, so that n processes can share the work.
 
     Yields:
         Each cell, once it is done.
+
+    Raises:
+        ValueError: The folder holds runs of another model, reward or precision.
     """
     pipe, judge = models.load(model, dtype=dtype), load_reward("shapes")
     rows = read(out)
-    if others := {row.get("dtype", dtype) for row in rows} - {dtype}:
-        raise ValueError(
-            f"dtype must be {', '.join(others)} as in the runs in {out}, got {dtype}; or name another folder"
-        )
+    facts = {"model": model, "reward": reward, "dtype": dtype}
+    for name, value in facts.items():
+        if others := {row.get(name, value) for row in rows} - {value}:
+            raise ValueError(
+                f"{name} must be {', '.join(others)} as in the runs in {out}, got {value}; or name another folder"
+            )
     done = {(row["method"], row["prompt"], row["seed"], row["budget"]) for row in rows}
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"cells-{part[0]}-of-{part[1]}.jsonl"
@@ -98,17 +106,23 @@ def run(
             algorithm, knobs = METHODS[cell.method]
             start = time.perf_counter()
             result = search(
-                pipe, cell.prompt, "shapes", algorithm, cell.budget, seed=cell.seed,
+                pipe, cell.prompt, reward, algorithm, cell.budget, seed=cell.seed,
                 batch_size=_BATCH.get(cell.budget, 16), progress=False, **knobs,
             )  # fmt: skip
-            exact = _exact(judge, result.best.sample, cell.prompt)
-            row = asdict(cell) | {
-                "curve": result.curve,
-                "exact": exact,
-                "dtype": dtype,
-                "nfe": result.cost.nfe,
-                "seconds": time.perf_counter() - start,
-            }
+            rules, plain_rules = (_judged(judge, s.sample, cell.prompt) for s in (result.best, result.plain))
+            row = (
+                asdict(cell)
+                | facts
+                | {
+                    "curve": result.curve,
+                    "plain": result.plain.reward,
+                    "rules": rules,
+                    "plain_rules": plain_rules,
+                    "exact": rules >= EXACT,
+                    "nfe": result.cost.nfe,
+                    "seconds": time.perf_counter() - start,
+                }
+            )
             lines.write(json.dumps(row) + "\n")
             lines.flush()
             yield cell
@@ -126,12 +140,18 @@ def read(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: mean best reward by method and budget, and the paired difference to best-of-N."""
+def table(rows: Sequence[dict[str, Any]], judged: bool = False) -> str:
+    """Markdown: mean best reward by method and budget, and the paired difference to best-of-N.
+
+    Args:
+        rows: Runs of one model and reward.
+        judged: By the rules, which did not guide, instead of the reward that did.
+    """
     best: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
     budgets = sorted({row["budget"] for row in rows})
     for row in rows:
-        best[row["method"], row["budget"]][row["prompt"], row["seed"]] = row["curve"][-1][2]
+        value = row["rules"] if judged else row["curve"][-1][2]
+        best[row["method"], row["budget"]][row["prompt"], row["seed"]] = value
     lines = [
         "| NFE | method | runs | best reward | against best-of-N (95 % interval) | better / equal / worse |",
         "|---:|---|---:|---:|---:|---:|",
@@ -158,11 +178,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def plain(rows: Sequence[dict[str, Any]]) -> str:
+    """One line on the plain samples of the same prompts and seeds."""
+    found = {(row["prompt"], row["seed"]): row for row in rows if "plain" in row}.values()
+    if not found:
+        return ""
+    rewards, exact = [row["plain"] for row in found], sum(row["plain_rules"] >= EXACT for row in found)
+    return f"plain samples: mean reward {float(np.mean(rewards)):.4f}, exact by the rules {exact} of {len(rewards)}"
+
+
 def prompts() -> list[str]:
     """The 30 held-out prompts of the comparison, three or four objects each."""
     return held_out_prompts(30)
 
 
-def _exact(judge: Any, sample: Any, prompt: str) -> bool:
-    pixels = torch.from_numpy(np.asarray(sample).copy()).movedim(-1, 0)[None] / 255
-    return bool(judge.exact(pixels, [prompt])[0])
+def _judged(judge: Any, sample: Any, prompt: str) -> float:
+    frames = [np.asarray(frame).copy() for frame in (sample if isinstance(sample, list) else [sample])]
+    pixels = torch.from_numpy(np.stack(frames)).movedim(-1, 1) / 255
+    return float(judge(pixels[None] if isinstance(sample, list) else pixels, [prompt])[0])
