@@ -253,8 +253,13 @@ def test_ctrl_c_keeps_what_was_found(here):
 
 def test_list_names_everything():
     out = evosearch("list").stdout
-    for name in (*es.searches.__all__, *es.rewards.NAMES, *models.BUNDLED):
-        assert re.search(rf"^{name} +\S", out, re.MULTILINE)
+    for name in (
+        *es.searches.__all__,
+        *es.rewards.NAMES,
+        *models.BUNDLED,
+        *(family.name for family in models.FAMILIES),
+    ):
+        assert re.search(rf"^{re.escape(name)} +\S", out, re.MULTILINE)
     assert re.search(
         r"^best_of_n +Draw n samples and keep the best\.\n +NFE: n · steps\.\n +/.*/best_of_n\.py$", out, re.M
     )

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from evosearch.result import Result
 
 _DEFAULT = "shapes-diffusion"
-_REWARDS = {_DEFAULT: "shapes"}
 
 # Exit codes, after sysexits.h where it has one.
 _USAGE, _DATA, _DISK, _INTERRUPTED = 2, 65, 74, 130
@@ -221,10 +220,12 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
 
 
 def _reward(given: list[str] | None, model: str) -> Any:
+    from evosearch.models import BUNDLED
+
     if not given:
-        if model not in _REWARDS:
+        if model not in BUNDLED:
             raise ValueError(f"--reward must be named for {model}, for instance --reward jpeg; see: list rewards")
-        return _REWARDS[model]
+        return "shapes"
     if len(given) == 1 and "=" not in given[0]:
         return given[0]
     named = [text if "=" in text else f"{text}=1" for text in given]
@@ -309,14 +310,14 @@ app.add_typer(bench, name="bench")
 def list_(
     what: Annotated[Literal["searches", "rewards", "models"] | None, typer.Argument(help="All by default.")] = None,
 ) -> None:
-    """List the searches, the rewards or the bundled models, each with its file."""
+    """List the searches, the rewards or the models, with their files and what suits them."""
     kinds = {"searches": _searches, "rewards": _rewards, "models": _models}
     for kind in [what] if what else kinds:
         if what is None:
             typer.echo(f"{kind}:")
         for name, *lines in kinds[kind]():
             for k, line in enumerate(lines):
-                typer.echo(f"{name if k == 0 else '':18}{line}")
+                typer.echo(f"{name if k == 0 else '':20}{line}")
 
 
 def _searches() -> list[list[str]]:
@@ -337,13 +338,19 @@ def _rewards() -> list[list[str]]:
 
 
 def _models() -> list[list[str]]:
+    """Those in the box, each with its folder; then the families that `evosearch.load` knows how to call."""
     from evosearch import models
 
     folder = Path(models.__file__).parent
-    return [
-        [name, ", ".join(f"{key} {value}" for key, value in models.defaults(name).items()), str(folder / name)]
-        for name in models.BUNDLED
-    ]
+    bundled = [[name, _suited(models.defaults(name)), str(folder / name)] for name in models.BUNDLED]
+    others = [family for family in models.FAMILIES if family.name not in models.BUNDLED]
+    return [*bundled, *([family.name, _suited(family.suited)] for family in others)]
+
+
+def _suited(call: dict[str, Any]) -> str:
+    named = (f"{name} {value}" for name, value in call.items() if not isinstance(value, str))
+    negative = " and a negative prompt" if str(call.get("negative_prompt", "")).strip() else ""
+    return ", ".join(named) + negative
 
 
 def _described(name: str, thing: Any) -> list[str]:
