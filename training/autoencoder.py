@@ -31,10 +31,9 @@ def build() -> AutoencoderKL:
     return model
 
 
-def fit(plan: Plan, checkpoint: Path, device: torch.device) -> None:
+def fit(model: AutoencoderKL, plan: Plan, checkpoint: Path) -> None:
     """Train on fresh pictures: pixel and edge errors, and a light pull of the latents to a normal."""
-    torch.manual_seed(plan.seed)
-    model = build().to(device, memory_format=torch.channels_last)
+    device, model = model.device, model.to(memory_format=torch.channels_last)
 
     def loss(images: Tensor) -> dict[str, Tensor]:
         images = images.to(device, memory_format=torch.channels_last)
@@ -48,6 +47,11 @@ def fit(plan: Plan, checkpoint: Path, device: torch.device) -> None:
         return {"loss": pixels + edges + KL_WEIGHT * kl, "pixels": pixels, "edges": edges, "kl": kl}
 
     train(model, loss, lambda step: pictures(plan.seed, step * BATCH, BATCH)[0], plan, checkpoint)
+
+
+def restore(model: AutoencoderKL, folder: Path) -> None:
+    """Take over the weights of a finished pipeline."""
+    model.load_state_dict(AutoencoderKL.from_pretrained(folder / "vae").state_dict())
 
 
 def load(checkpoint: Path, device: torch.device) -> AutoencoderKL:

@@ -1,14 +1,19 @@
 """The command line that all training scripts share."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from loop import Plan
+from torch import nn
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "src/evosearch/models"
 RUNS = ROOT / "training/runs"
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Command:
@@ -28,6 +33,7 @@ class Command:
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--runs", type=Path, default=RUNS / name, help="folder of the checkpoints")
         parser.add_argument("--out", type=Path, default=MODELS / name, help="folder of the finished model")
+        parser.add_argument("--continued", action="store_true", help="begin with the weights of the model in --out")
         parser.add_argument("--compile", action="store_true", help="torch.compile the model; needs a C++ compiler")
         args = parser.parse_args()
         if unknown := set(args.stages) - set(stages):
@@ -37,8 +43,17 @@ class Command:
         self.out: Path = args.out
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.compiled: bool = args.compile
+        self._continued: bool = args.continued
         self._minutes, self._steps, self._seed = args.minutes, args.steps, args.seed
         self.runs.mkdir(parents=True, exist_ok=True)
+
+    def start(self, build: Callable[[], M], restore: Callable[[M, Path], None]) -> M:
+        """A model to train: a fresh one, always the same, or with the finished model's weights if so asked."""
+        torch.manual_seed(self._seed)
+        model = build()
+        if self._continued:
+            restore(model, self.out)
+        return model.to(self.device)
 
     def plan(self, learning_rate: float, minutes: float, average: float = 0.999) -> Plan:
         """How long a stage trains: as asked, or else so many minutes."""

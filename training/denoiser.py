@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tokens
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from latents import examples
 from loop import Plan, averaged_weights, train
 from torch import Tensor, nn
@@ -71,9 +71,7 @@ class Denoiser(nn.Module):
         return self.unet(noisy, timesteps, text).sample
 
 
-def fit(
-    plan: Plan, checkpoint: Path, autoencoder: AutoencoderKL, vocabulary: CLIPTokenizer, device: torch.device
-) -> None:
+def fit(model: Denoiser, plan: Plan, checkpoint: Path, autoencoder: AutoencoderKL, vocabulary: CLIPTokenizer) -> None:
     """Train on a set of latents encoded once; some captions are emptied, for classifier-free guidance."""
     latents, captions = examples(
         checkpoint.with_name("latents.safetensors"),
@@ -83,8 +81,7 @@ def fit(
     )
     empty = torch.tensor(tokens.encode(vocabulary, [""]))
     noise = scheduler()
-    torch.manual_seed(plan.seed)
-    model = Denoiser(vocabulary).to(device)
+    device = next(model.parameters()).device
 
     def batch(step: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng((plan.seed, step))
@@ -109,6 +106,13 @@ def fit(
         return {"loss": (squares * (5 * sigma_squared).clamp(max=1)).mean(), "unweighted": squares.mean()}
 
     train(model, loss, batch, plan, checkpoint)
+
+
+def restore(model: Denoiser, folder: Path) -> None:
+    """Take over the weights of a finished pipeline."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    model.unet.load_state_dict(pipeline.unet.state_dict())
+    model.text_encoder.load_state_dict(pipeline.text_encoder.state_dict())
 
 
 def load(checkpoint: Path, vocabulary: CLIPTokenizer) -> Denoiser:

@@ -1,12 +1,12 @@
-"""A trained pipeline as a folder of the package."""
+"""A trained model as a folder of the package."""
 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
 from loop import save_tensors
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -14,19 +14,19 @@ from safetensors.torch import load_file
 FACTS = "training.json"
 
 
-def write(pipeline: DiffusionPipeline, folder: Path, checkpoints: list[Path]) -> None:
-    """Write a pipeline into its folder, each file whole or not at all; what else is there stays.
+def write(save: Callable[[Path], object], folder: Path, checkpoints: list[Path]) -> None:
+    """Write a model into its folder, each file whole or not at all; what else is there stays.
 
     Weights are stored in half precision. Text encoders say in their configuration that they run in single precision all
     the same: transformers goes by it, diffusers runs its models in single precision, and the pipeline needs both alike.
 
     Args:
-        pipeline: In single precision.
+        save: Writes the model, in single precision, into a folder.
         folder: Of the model.
         checkpoints: Of its stages, whose steps and minutes are kept beside it for the model card.
     """
     temporary = folder.with_name(f"{folder.name}.tmp")
-    pipeline.save_pretrained(temporary)
+    save(temporary)
     for weights in temporary.rglob("*.safetensors"):
         halves = {name: value.half() for name, value in load_file(weights).items()}
         save_tensors(weights, halves, {"format": "pt"})

@@ -24,10 +24,12 @@ def main() -> None:
     command = Command(__doc__, "shapes-diffusion", STAGES)
     first, second = command.checkpoint("autoencoder"), command.checkpoint("denoiser")
     if "autoencoder" in command.stages:
-        autoencoder.fit(command.plan(1e-3, minutes=25), first, command.device)
+        model = command.start(autoencoder.build, autoencoder.restore)
+        autoencoder.fit(model, command.plan(1e-3, minutes=25), first)
     if "denoiser" in command.stages:
-        vae = autoencoder.load(first, command.device)
-        denoiser.fit(command.plan(1e-3, minutes=60), second, vae, tokens.tokenizer(), command.device)
+        vae, vocabulary = autoencoder.load(first, command.device), tokens.tokenizer()
+        model = command.start(lambda: denoiser.Denoiser(vocabulary), denoiser.restore)
+        denoiser.fit(model, command.plan(1e-3, minutes=60), second, vae, vocabulary)
     if "export" in command.stages:
         export(first, second, command.out)
 
@@ -46,7 +48,7 @@ def export(autoencoder_checkpoint: Path, denoiser_checkpoint: Path, folder: Path
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    write(pipeline, folder, [autoencoder_checkpoint, denoiser_checkpoint])
+    write(pipeline.save_pretrained, folder, [autoencoder_checkpoint, denoiser_checkpoint])
 
 
 if __name__ == "__main__":

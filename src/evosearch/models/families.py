@@ -64,6 +64,11 @@ _WAN = "WanPipeline"
 FAMILIES = (
     # Bundled.
     Family("shapes-diffusion", _SD, 20, {"guidance_scale": 3.0}, named=r"(^|/)shapes-diffusion$"),
+    Family(
+        "shapes-flow", "FluxPipeline", 20,
+        {"height": 64, "width": 64, "max_sequence_length": 24, "true_cfg_scale": 3.0, "negative_prompt": ""},
+        named=r"(^|/)shapes-flow$",
+    ),
     # Images.
     Family("SD 2.1", _SD, 50, {"guidance_scale": 7.5}, where={"unet.cross_attention_dim": 1024}, half="float16"),
     Family("SD 1.5", _SD, 50, {"guidance_scale": 7.5}, where={"unet.cross_attention_dim": 768}, half="float16"),
