@@ -18,7 +18,11 @@ from torch import Tensor
 from evosearch.checks import is_number
 from evosearch.types import pictures
 
-NAMES = {"shapes": "ShapesReward", "jpeg": "jpeg"}
+NAMES = {
+    "shapes": "ShapesReward",
+    "shapes_quality": "shapes_quality",
+    "jpeg": "jpeg",
+}
 """Reward names and what makes them, each in the module of its name."""
 
 TensorReward = Callable[[Tensor, list[str]], Tensor]
@@ -30,6 +34,7 @@ def load(name: str) -> TensorReward:
     Raises:
         ValueError: There is none.
     """
+    name = name.replace("-", "_")
     if name not in NAMES:
         near = get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
