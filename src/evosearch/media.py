@@ -110,7 +110,7 @@ def _parameters(scored: Scored, settings: Mapping[str, Any]) -> str:
     named = {
         "Steps": settings.get("steps"),
         "Sampler": str(settings.get("scheduler", settings.get("sampler"))).removesuffix("Scheduler"),
-        "CFG scale": asked.get("guidance_scale"),
+        "CFG scale": asked.get("true_cfg_scale", asked.get("guidance_scale")),
         "Seed": settings.get("seed"),
         "Size": f"{image.width}x{image.height}",
         "Model": model_name(settings),

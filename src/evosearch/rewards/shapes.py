@@ -44,7 +44,7 @@ class ShapesReward:
     motion.
 
     Example:
-        >>> from evosearch.shapes import layout
+        >>> from evosearch.shapes import layout, render
         >>> picture = render(layout(parse("two red circles"), np.random.default_rng(0)))
         >>> samples = torch.tensor(picture / 255).movedim(-1, 0).expand(2, -1, -1, -1)
         >>> ShapesReward().exact(samples, ["two red circles", "two red stars"])
