@@ -1,10 +1,14 @@
 """The learned reward and the quality score of the shapes world."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
+import evosearch as es
 from evosearch import rewards
 from evosearch.rewards.shapes_quality import shapes_quality
 from evosearch.shapes import layout, render, sample_scene
@@ -22,6 +26,51 @@ def to_samples(images):
 
 def quality(samples):
     return shapes_quality(samples, [""] * len(samples))
+
+
+# shapes_clip
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return rewards.load("shapes-clip")
+
+
+def test_clip_is_small_and_loads_by_plain_transformers(clip):
+    folder = Path(es.models.__file__).parent / "shapes-clip"
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 4_000_000
+    model, tokenizer = CLIPModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    processor = CLIPImageProcessorPil.from_pretrained(folder)
+    scenes, images = pictures(3)
+    prompts = [scene.caption for scene in scenes]
+    inputs = processor([Image.fromarray(image) for image in images], return_tensors="pt")
+    output = model(**inputs, **tokenizer(prompts, padding="max_length", return_tensors="pt"))
+    cosines = (output.logits_per_image / model.logit_scale.exp()).diagonal()
+    assert torch.allclose(clip(to_samples(images), prompts), cosines, atol=1e-4)
+
+
+def test_clip_prefers_the_right_caption(clip):
+    scenes, images = pictures(60, seed=9)
+    samples, prompts = to_samples(images), [scene.caption for scene in scenes]
+    right, wrong = clip(samples, prompts), clip(samples, prompts[1:] + prompts[:1])
+    assert (right > wrong).float().mean() >= 0.95
+
+
+def test_clip_has_a_gradient_and_takes_clips_of_any_size(clip):
+    samples = torch.rand(2, 3, 3, 96, 96, requires_grad=True)
+    values = clip(samples, ["a red circle", "a blue star"])
+    assert values.shape == (2,) and (values.abs() <= 1).all()
+    values.sum().backward()
+    assert samples.grad.abs().sum() > 0
+    assert clip.differentiable and shapes_quality.differentiable
+
+
+def test_search_is_guided_by_the_learned_reward_and_judged_by_the_rules():
+    result = es.search(
+        "shapes-diffusion", "two red circles", "shapes_clip", "best_of_n", "4x", held_out="shapes", progress=False
+    )
+    assert result.best.reward >= result.plain.reward
+    assert 0 <= result.best.held_out["shapes"] <= 1
 
 
 # shapes_quality

@@ -20,6 +20,7 @@ from evosearch.types import pictures
 
 NAMES = {
     "shapes": "ShapesReward",
+    "shapes_clip": "ShapesClip",
     "shapes_quality": "shapes_quality",
     "jpeg": "jpeg",
 }
