@@ -12,8 +12,18 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
-from evosearch.shapes import COLOURS, MAX_OBJECTS, RELATIONS, SHAPES, Relation, Scene, held_out, layout, render
-from evosearch.shapes import sample_scene as sample
+from evosearch.shapes import (
+    COLOURS,
+    MAX_OBJECTS,
+    RELATIONS,
+    SHAPES,
+    Relation,
+    Scene,
+    held_out,
+    layout,
+    render,
+    sample_scene,
+)
 
 BATCH = 128
 WIDTH = 128
@@ -21,18 +31,11 @@ WIDTH = 128
 
 def build() -> CLIPModel:
     """An untrained model of 64x64 pictures in patches of 8."""
-    vocabulary = tokens.tokenizer()
     size = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
-    text = {
-        "vocab_size": len(vocabulary),
-        "max_position_embeddings": tokens.TOKENS,
-        "num_hidden_layers": 2,
-        "bos_token_id": vocabulary.bos_token_id,
-        "eos_token_id": vocabulary.eos_token_id,
-        "pad_token_id": vocabulary.pad_token_id,
-    }
-    vision = {"image_size": 64, "patch_size": 8, "num_hidden_layers": 4}
-    return CLIPModel(CLIPConfig(text_config=text | size, vision_config=vision | size, projection_dim=WIDTH))
+    vision = {"image_size": 64, "patch_size": 8, "num_hidden_layers": 4} | size
+    return CLIPModel(
+        CLIPConfig(text_config=tokens.clip_text(WIDTH, layers=2), vision_config=vision, projection_dim=WIDTH)
+    )
 
 
 def fit(model: CLIPModel, plan: Plan, checkpoint: Path) -> None:
@@ -42,7 +45,7 @@ def fit(model: CLIPModel, plan: Plan, checkpoint: Path) -> None:
         rng = np.random.default_rng((plan.seed, step))
         scenes: list[Scene] = []
         while len(scenes) < BATCH:
-            scene = sample(rng, most_relations=2)
+            scene = sample_scene(rng, most_relations=2)
             near = neighbour(scene, rng)
             known = {other.caption for other in scenes}
             if near is not None and not {scene.caption, near.caption} & known and not held_out(scene):
@@ -70,7 +73,7 @@ def restore(model: CLIPModel, folder: Path) -> None:
 def load(checkpoint: Path) -> CLIPModel:
     """The trained model."""
     model = build()
-    model.load_state_dict(averaged_weights(checkpoint), strict=False)
+    model.load_state_dict(averaged_weights(checkpoint))
     return model.eval().requires_grad_(False)
 
 

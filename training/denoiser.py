@@ -36,7 +36,7 @@ def scheduler() -> DDIMScheduler:
 class Denoiser(nn.Module):
     """Noisy latents (N, 8, 8, 8), timesteps (N,) and caption tokens (N, 32) to the velocity (N, 8, 8, 8)."""
 
-    def __init__(self, vocabulary: CLIPTokenizer) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.unet = UNet2DConditionModel(
             sample_size=8,
@@ -50,20 +50,7 @@ class Denoiser(nn.Module):
             attention_head_dim=4,
             cross_attention_dim=TEXT_WIDTH,
         )
-        self.text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(vocabulary),
-                hidden_size=TEXT_WIDTH,
-                intermediate_size=4 * TEXT_WIDTH,
-                projection_dim=TEXT_WIDTH,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=tokens.TOKENS,
-                bos_token_id=vocabulary.bos_token_id,
-                eos_token_id=vocabulary.eos_token_id,
-                pad_token_id=vocabulary.pad_token_id,
-            )
-        )
+        self.text_encoder = CLIPTextModel(CLIPTextConfig(**tokens.clip_text(TEXT_WIDTH, layers=2)))
 
     def forward(self, noisy: Tensor, timesteps: Tensor, prompts: Tensor) -> Tensor:
         """Predict the velocity."""
@@ -115,8 +102,8 @@ def restore(model: Denoiser, folder: Path) -> None:
     model.text_encoder.load_state_dict(pipeline.text_encoder.state_dict())
 
 
-def load(checkpoint: Path, vocabulary: CLIPTokenizer) -> Denoiser:
+def load(checkpoint: Path) -> Denoiser:
     """The trained denoiser."""
-    model = Denoiser(vocabulary)
+    model = Denoiser()
     model.load_state_dict(averaged_weights(checkpoint))
     return model.eval().requires_grad_(False)

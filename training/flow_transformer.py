@@ -23,7 +23,6 @@ class FlowTransformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        clip, t5 = tokens.tokenizer(), tokens.t5_tokenizer()
         self.transformer = FluxTransformer2DModel(
             in_channels=32,
             num_layers=2,
@@ -34,23 +33,10 @@ class FlowTransformer(nn.Module):
             pooled_projection_dim=TEXT_WIDTH,
             axes_dims_rope=(8, 12, 12),
         )
-        self.clip = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(clip),
-                hidden_size=TEXT_WIDTH,
-                intermediate_size=2 * TEXT_WIDTH,
-                projection_dim=TEXT_WIDTH,
-                num_hidden_layers=1,
-                num_attention_heads=4,
-                max_position_embeddings=tokens.TOKENS,
-                bos_token_id=clip.bos_token_id,
-                eos_token_id=clip.eos_token_id,
-                pad_token_id=clip.pad_token_id,
-            )
-        )
+        self.clip = CLIPTextModel(CLIPTextConfig(**tokens.clip_text(TEXT_WIDTH, layers=1, expansion=2)))
         self.t5 = T5EncoderModel(
             T5Config(
-                vocab_size=len(t5),
+                vocab_size=len(tokens.t5_tokenizer()),
                 d_model=TEXT_WIDTH,
                 d_kv=32,
                 d_ff=4 * TEXT_WIDTH,
@@ -132,5 +118,5 @@ def pack(latents: Tensor) -> Tensor:
 def load(checkpoint: Path) -> FlowTransformer:
     """The trained model."""
     model = FlowTransformer()
-    model.load_state_dict(averaged_weights(checkpoint), strict=False)
+    model.load_state_dict(averaged_weights(checkpoint), strict=False)  # T5 ties two names to one embedding
     return model.eval().requires_grad_(False)

@@ -38,6 +38,23 @@ def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
 
 
+def clip_text(width: int, layers: int, expansion: int = 4) -> dict[str, int]:
+    """Configuration of a CLIP text model that reads this vocabulary."""
+    vocabulary = tokenizer()
+    return {
+        "vocab_size": len(vocabulary),
+        "hidden_size": width,
+        "intermediate_size": expansion * width,
+        "projection_dim": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": TOKENS,
+        "bos_token_id": vocabulary.bos_token_id,
+        "eos_token_id": vocabulary.eos_token_id,
+        "pad_token_id": vocabulary.pad_token_id,
+    }
+
+
 def t5_tokenizer() -> T5Tokenizer:
     """The same in the format of T5: the world's words whole, all others by their letters."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]

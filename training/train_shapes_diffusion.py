@@ -28,7 +28,7 @@ def main() -> None:
         autoencoder.fit(model, command.plan(1e-3, minutes=25), first)
     if "denoiser" in command.stages:
         vae, vocabulary = autoencoder.load(first, command.device), tokens.tokenizer()
-        model = command.start(lambda: denoiser.Denoiser(vocabulary), denoiser.restore)
+        model = command.start(denoiser.Denoiser, denoiser.restore)
         denoiser.fit(model, command.plan(1e-3, minutes=60), second, vae, vocabulary)
     if "export" in command.stages:
         export(first, second, command.out)
@@ -36,12 +36,11 @@ def main() -> None:
 
 def export(autoencoder_checkpoint: Path, denoiser_checkpoint: Path, folder: Path) -> None:
     """Write the pipeline."""
-    vocabulary = tokens.tokenizer()
-    model = denoiser.load(denoiser_checkpoint, vocabulary)
+    model = denoiser.load(denoiser_checkpoint)
     pipeline = StableDiffusionPipeline(
         vae=autoencoder.load(autoencoder_checkpoint, torch.device("cpu")),
         text_encoder=model.text_encoder,
-        tokenizer=vocabulary,
+        tokenizer=tokens.tokenizer(),
         unet=model.unet,
         scheduler=denoiser.scheduler(),
         safety_checker=None,

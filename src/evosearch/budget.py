@@ -104,11 +104,13 @@ class Pace:
         batch_size: Particles in a micro-batch.
         step: Seconds of one denoising step.
         score: Seconds of decoding and scoring.
+        sample: Bytes of one sample in float32.
     """
 
     batch_size: int
     step: float
     score: float
+    sample: int
 
     def seconds(self, waves: Sequence[Wave]) -> float:
         """What these take."""

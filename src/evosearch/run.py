@@ -80,15 +80,11 @@ def search(
     asked = _asked(prompts, reward, algorithm, held_out, stop_at, warm_start)
     folders = _folders(run_dir, len(prompts), one=isinstance(prompt, str))
     pipe = models.load(pipe, **(load_kwargs or {})) if isinstance(pipe, str) else pipe
-    batch_size = batch_of(pipe, asked.algorithm, knobs, budget, steps, whole_number("batch_size", batch_size, 1))
     results: list[Result] = []
     for text, path in zip(prompts, folders, strict=True):
-        sampler = sampler_of(
-            pipe, text, steps=steps, eta=eta, seed=seed, batch_size=batch_size, pipeline_kwargs=pipeline_kwargs
-        )
-        session = Session(
-            sampler, asked.algorithm, asked.guidance, text, budget, _with_eta(asked.algorithm, knobs, eta), seed=seed,
-            genomes=asked.genomes, thumbnail=_THUMBNAIL if path is not None else 0,
+        session = _session(
+            pipe, text, asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
+            pipeline_kwargs=pipeline_kwargs, thumbnail=_THUMBNAIL if path is not None else 0,
         )  # fmt: skip
         session.settings |= {
             "reward": rewards.name_of(reward),
@@ -137,15 +133,11 @@ def estimate(
     asked = _asked(_prompts(prompt), reward, algorithm, held_out, stop_at, warm_start)
     _folders(run_dir, 1, one=True)
     pipe = models.load(pipe) if isinstance(pipe, str) else pipe
-    batch_size = batch_of(pipe, asked.algorithm, knobs, budget, steps, whole_number("batch_size", batch_size, 1))
-    sampler = sampler_of(
-        pipe, prompt, steps=steps, eta=eta, seed=seed, batch_size=batch_size, pipeline_kwargs=pipeline_kwargs
-    )
-    session = Session(
-        sampler, asked.algorithm, asked.guidance, prompt, budget, _with_eta(asked.algorithm, knobs, eta), seed=seed,
-        genomes=asked.genomes,
+    session = _session(
+        pipe, prompt, asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
+        pipeline_kwargs=pipeline_kwargs,
     )  # fmt: skip
-    pace = session.pace()
+    sampler, pace = session.own, session.pace()
     limit = min(session.meter.budget.time, default=float("inf"))
     planned, nfe = float("inf"), session.total or 0
     if session.waves is not None:
@@ -154,7 +146,7 @@ def estimate(
     if planned > limit:  # the clock ends it
         nfe = round(nfe * limit / planned) if session.waves else round(limit / pace.row)
     particles = -(-nfe // sampler.steps)
-    state, sample = sampler.prior(1).x.nbytes, session.probe.nbytes
+    state, sample = sampler.prior(1).x.nbytes, pace.sample
     session.close()
     return Estimate(
         nfe=nfe,
@@ -209,6 +201,32 @@ def _folders(run_dir: str | Path | None, prompts: int, one: bool) -> list[Path |
     for folder in folders:
         check_free(folder)
     return list(folders)
+
+
+def _session(
+    pipe: Any,
+    prompt: str,
+    asked: _Asked,
+    budget: Any,
+    knobs: Mapping[str, Any],
+    *,
+    steps: int | None,
+    eta: float | None,
+    seed: int,
+    batch_size: int,
+    pipeline_kwargs: Mapping[str, Any] | None,
+    thumbnail: int = 0,
+) -> Session:
+    """The search of one prompt, in micro-batches of the size that suits it."""
+    most = whole_number("batch_size", batch_size, 1)
+    size = batch_of(pipe, asked.algorithm, knobs, budget, steps, most)
+    sampler = sampler_of(
+        pipe, prompt, steps=steps, eta=eta, seed=seed, batch_size=size, pipeline_kwargs=pipeline_kwargs
+    )
+    return Session(
+        sampler, asked.algorithm, asked.guidance, prompt, budget, _with_eta(asked.algorithm, knobs, eta), seed=seed,
+        genomes=asked.genomes, thumbnail=thumbnail,
+    )  # fmt: skip
 
 
 def _with_eta(algorithm: Search, knobs: Mapping[str, Any], eta: float | None) -> dict[str, Any]:

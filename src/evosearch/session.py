@@ -87,8 +87,7 @@ class Session:
         denoised = time.perf_counter()
         samples = self.own.decode(predicted)
         scores(self._reward_of, samples, [self.prompt] * size)
-        self.probe = samples[:1]
-        return Pace(size, denoised - start, time.perf_counter() - denoised)
+        return Pace(size, denoised - start, time.perf_counter() - denoised, samples[0].nbytes)
 
     def run(
         self,

@@ -245,7 +245,7 @@ def layout(scene: Scene, rng: np.random.Generator, size: int = 64) -> tuple[Plac
     while True:
         radii = scale * rng.uniform(*_RADII, size=scene.objects)
         centres = radii[:, None] + scale + rng.random((scene.objects, 2)) * (size - 2 * (radii[:, None] + scale))
-        if _apart(centres, radii, _GAP * scale) and _related(scene, centres, _MARGIN * scale):
+        if apart(centres, radii, _GAP * scale) and _related(scene, centres, _MARGIN * scale):
             break
     kinds = [(group.colour, group.shape) for group in scene.groups for _ in range(group.count)]
     tilts = rng.uniform(-0.2, 0.2, size=scene.objects)
@@ -255,7 +255,8 @@ def layout(scene: Scene, rng: np.random.Generator, size: int = 64) -> tuple[Plac
     )
 
 
-def _apart(centres: np.ndarray, radii: np.ndarray, gap: float) -> bool:
+def apart(centres: np.ndarray, radii: np.ndarray, gap: float) -> bool:
+    """Whether objects of these radii, (N,), around centres, (N, 2), all keep a gap."""
     return all(
         math.dist(centres[a], centres[b]) >= radii[a] + radii[b] + gap for a, b in combinations(range(len(radii)), 2)
     )

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
-from math import dist
 
 import numpy as np
 
-from evosearch.shapes import MOTIONS, Placed, Scene, layout, render
+from evosearch.shapes import MOTIONS, Placed, Scene, apart, layout, render
 
 _WAY = (14.0, 26.0)  # pixels that a moving object covers, at a picture size of 64
 _GAP = 2.0  # between two objects, in every frame
@@ -34,7 +32,7 @@ def travel(scene: Scene, rng: np.random.Generator, frames: int = 9, size: int = 
             path = ways * rng.uniform(*_WAY, size=(len(first), 1)) * size / 64
             centres = start + (times - rng.uniform(0, 1)) * path
             inside = (centres >= radii[:, None] + 1).all() and (centres <= size - radii[:, None] - 1).all()
-            if inside and all(_apart(frame, radii, _GAP * size / 64) for frame in centres):
+            if inside and all(apart(frame, radii, _GAP * size / 64) for frame in centres):
                 return tuple(
                     tuple(replace(item, x=float(x), y=float(y)) for item, (x, y) in zip(first, frame, strict=True))
                     for frame in centres
@@ -45,7 +43,3 @@ def film(frames: Sequence[Sequence[Placed]], rng: np.random.Generator | None = N
     """Draw a clip, (frames, size, size, 3) uint8; ground and brightness are the same in all frames, see `render`."""
     seed = None if rng is None else int(rng.integers(2**32))
     return np.stack([render(frame, None if seed is None else np.random.default_rng(seed), size) for frame in frames])
-
-
-def _apart(centres: np.ndarray, radii: np.ndarray, gap: float) -> bool:
-    return all(dist(centres[a], centres[b]) >= radii[a] + radii[b] + gap for a, b in combinations(range(len(radii)), 2))
