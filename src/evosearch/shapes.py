@@ -38,6 +38,8 @@ MOTIONS = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "m
 """What a group does in a video, and which way it goes; y points down."""
 COUNTS = {"a": 1, "one": 1, "two": 2, "three": 3, "four": 4}
 MAX_OBJECTS = 4
+RADII = (7.0, 12.0)
+"""Least and greatest circumradius of an object in pixels, at a picture size of 64."""
 
 HELD_OUT_PAIRS = (("red", "star"), ("green", "triangle"), ("cyan", "square"))
 """(colour, shape) pairs that no training picture shows: both words are learnt, their combination is not."""
@@ -54,7 +56,6 @@ _UNDERSTOOD = (
 
 _GAP = 3.0  # pixels between two objects, at a picture size of 64
 _MARGIN = 6.0  # pixels between two related centres, along the axis of their relation
-_RADII = (7.0, 12.0)
 _SUPERSAMPLING = 4
 
 
@@ -243,10 +244,14 @@ def layout(scene: Scene, rng: np.random.Generator, size: int = 64) -> tuple[Plac
     """Place a scene's objects, group by group: apart, inside the picture, and related as the scene says."""
     scale = size / 64
     while True:
-        radii = scale * rng.uniform(*_RADII, size=scene.objects)
+        radii = scale * rng.uniform(*RADII, size=scene.objects)
         centres = radii[:, None] + scale + rng.random((scene.objects, 2)) * (size - 2 * (radii[:, None] + scale))
-        if apart(centres, radii, _GAP * scale) and _related(scene, centres, _MARGIN * scale):
-            break
+        if _apart(centres, radii, _GAP * scale) and _related(scene, centres, _MARGIN * scale):
+            return place(scene, centres, radii, rng)
+
+
+def place(scene: Scene, centres: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> tuple[Placed, ...]:
+    """A scene's objects, group by group, at these centres, (N, 2), with these radii, (N,), tilted a little."""
     kinds = [(group.colour, group.shape) for group in scene.groups for _ in range(group.count)]
     tilts = rng.uniform(-0.2, 0.2, size=scene.objects)
     return tuple(
@@ -255,7 +260,7 @@ def layout(scene: Scene, rng: np.random.Generator, size: int = 64) -> tuple[Plac
     )
 
 
-def apart(centres: np.ndarray, radii: np.ndarray, gap: float) -> bool:
+def _apart(centres: np.ndarray, radii: np.ndarray, gap: float) -> bool:
     """Whether objects of these radii, (N,), around centres, (N, 2), all keep a gap."""
     return all(
         math.dist(centres[a], centres[b]) >= radii[a] + radii[b] + gap for a, b in combinations(range(len(radii)), 2)

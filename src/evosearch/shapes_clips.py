@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from evosearch.shapes import MOTIONS, Placed, Scene, apart, layout, render
+from evosearch.shapes import MOTIONS, RADII, Placed, Scene, layout, place, render
 
 _WAY = (14.0, 26.0)  # pixels that a moving object covers, at a picture size of 64
-_GAP = 2.0  # between two objects, in every frame
-_TRIES = 200  # of ways to go, before the objects are placed anew
+_GAP = 2.0  # between two objects, at any time
+_TRIES = 256  # at once
 
 
 def travel(scene: Scene, rng: np.random.Generator, frames: int = 9, size: int = 64) -> tuple[tuple[Placed, ...], ...]:
@@ -20,23 +20,38 @@ def travel(scene: Scene, rng: np.random.Generator, frames: int = 9, size: int = 
     Returns:
         The objects of each frame, in the same order.
     """
+    if not scene.moving:
+        return (layout(scene, rng, size),) * frames
+    scale = size / 64
     motions = [group.motion or "stays" for group in scene.groups for _ in range(group.count)]
     ways = np.array([MOTIONS[motion] for motion in motions], float)
-    times = np.linspace(0, 1, frames)[:, None, None]
+    shape = (_TRIES, scene.objects, 1)
     while True:
-        first = layout(scene, rng, size)
-        start = np.array([(item.x, item.y) for item in first])
-        radii = np.array([item.radius for item in first])
-        for _ in range(_TRIES):
-            # Centred on the layout, which spreads objects over the picture.
-            path = ways * rng.uniform(*_WAY, size=(len(first), 1)) * size / 64
-            centres = start + (times - rng.uniform(0, 1)) * path
-            inside = (centres >= radii[:, None] + 1).all() and (centres <= size - radii[:, None] - 1).all()
-            if inside and all(apart(frame, radii, _GAP * size / 64) for frame in centres):
-                return tuple(
-                    tuple(replace(item, x=float(x), y=float(y)) for item, (x, y) in zip(first, frame, strict=True))
-                    for frame in centres
-                )
+        radii = scale * rng.uniform(*RADII, size=shape)
+        paths = scale * rng.uniform(*_WAY, size=shape) * ways
+        lowest, highest = radii + scale + np.maximum(-paths, 0), size - radii - scale - np.maximum(paths, 0)
+        starts = rng.uniform(lowest, highest)
+        if (fits := _apart(starts, paths, radii[..., 0], _GAP * scale)).any():
+            break
+    best = fits.argmax()
+    first = place(scene, starts[best], radii[best, :, 0], rng)
+    return tuple(
+        tuple(
+            replace(item, x=item.x + time * float(dx), y=item.y + time * float(dy))
+            for item, (dx, dy) in zip(first, paths[best], strict=True)
+        )
+        for time in np.linspace(0, 1, frames).tolist()
+    )
+
+
+def _apart(starts: np.ndarray, paths: np.ndarray, radii: np.ndarray, gap: float) -> np.ndarray:
+    """Whether objects that go along straight paths, (..., N, 2), keep a gap all the way; (...) bool."""
+    a, b = np.triu_indices(radii.shape[-1], k=1)
+    apart, drift = starts[..., a, :] - starts[..., b, :], paths[..., a, :] - paths[..., b, :]
+    # The time in [0, 1] at which two are closest, for |apart + time * drift| is least there.
+    time = (-(apart * drift).sum(-1) / np.maximum((drift**2).sum(-1), 1e-9)).clip(0, 1)
+    closest = np.linalg.norm(apart + time[..., None] * drift, axis=-1)
+    return (closest >= radii[..., a] + radii[..., b] + gap).all(-1)
 
 
 def film(frames: Sequence[Sequence[Placed]], rng: np.random.Generator | None = None, size: int = 64) -> np.ndarray:
