@@ -38,15 +38,20 @@ def fit(model: AutoencoderKL, plan: Plan, checkpoint: Path) -> None:
     def loss(images: Tensor) -> dict[str, Tensor]:
         images = images.to(device, memory_format=torch.channels_last)
         posterior = model.encode(images).latent_dist
-        error = model.decode(posterior.sample()).sample - images
-        # Without more weight on coloured pixels, and squares to pull from afar, L1 settles on empty pictures.
-        weight = 1 + 4 * (images.amax(dim=1, keepdim=True) - images.amin(dim=1, keepdim=True))
-        pixels = (weight * (error.abs() + 4 * error.square())).mean()
-        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        pixels, edges = errors(model.decode(posterior.sample()).sample, images)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return {"loss": pixels + edges + KL_WEIGHT * kl, "pixels": pixels, "edges": edges, "kl": kl}
 
     train(model, loss, lambda step: pictures(plan.seed, step * BATCH, BATCH)[0], plan, checkpoint)
+
+
+def errors(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors of pixels and of edges, of pictures or clips, (N, 3, ..., H, W)."""
+    error = decoded - images
+    # Without more weight on coloured pixels, and squares to pull from afar, L1 settles on empty pictures.
+    weight = 1 + 4 * (images.amax(dim=1, keepdim=True) - images.amin(dim=1, keepdim=True))
+    pixels = (weight * (error.abs() + 4 * error.square())).mean()
+    return pixels, error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
 def restore(model: AutoencoderKL, folder: Path) -> None:

@@ -55,10 +55,10 @@ class Command:
             restore(model, self.out)
         return model.to(self.device)
 
-    def plan(self, learning_rate: float, minutes: float, average: float = 0.999) -> Plan:
+    def plan(self, learning_rate: float, minutes: float, average: float = 0.999, muon: float = 0.0) -> Plan:
         """How long a stage trains: as asked, or else so many minutes."""
         limit = None if self._steps and not self._minutes else self._minutes or minutes
-        return Plan(learning_rate, self._steps, limit, average=average, seed=self._seed)
+        return Plan(learning_rate, self._steps, limit, average=average, seed=self._seed, muon=muon)
 
     def checkpoint(self, stage: str) -> Path:
         """Where a stage keeps its weights."""

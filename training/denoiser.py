@@ -1,13 +1,16 @@
 """The denoiser: a UNet over the latents and the text encoder it reads, trained together."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tokens
 import torch
+from autoencoder import encode
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from latents import examples
 from loop import Plan, averaged_weights, train
+from shapes_data import pictures
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -62,9 +65,9 @@ def fit(model: Denoiser, plan: Plan, checkpoint: Path, autoencoder: AutoencoderK
     """Train on a set of latents encoded once; some captions are emptied, for classifier-free guidance."""
     latents, captions = examples(
         checkpoint.with_name("latents.safetensors"),
-        autoencoder,
+        partial(pictures, plan.seed + 1000),  # others than those the autoencoder was trained on
+        partial(encode, autoencoder),
         lambda texts: {"clip": tokens.encode(vocabulary, texts)},
-        plan.seed,
     )
     empty = torch.tensor(tokens.encode(vocabulary, [""]))
     noise = scheduler()

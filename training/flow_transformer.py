@@ -1,18 +1,19 @@
 """The flow model: a Flux transformer over packed latents, and the two text encoders it reads, trained together."""
 
+from functools import partial
 from pathlib import Path
 
-import numpy as np
+import flow_matching
 import tokens
 import torch
+from autoencoder import encode
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from latents import examples
-from loop import Plan, averaged_weights, train
+from loop import Plan, averaged_weights
+from shapes_data import pictures
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-BATCH = 64
-EMPTY_CAPTIONS = 0.12
 HEADS, HEAD_WIDTH = 5, 32
 TEXT_WIDTH = 128
 SIDE = 4  # tokens along the side of a picture, each 2x2 latents of 8 channels
@@ -74,33 +75,15 @@ def tokenize(captions: list[str]) -> dict[str, list[list[int]]]:
 def fit(
     model: FlowTransformer, plan: Plan, checkpoint: Path, autoencoder: AutoencoderKL, compiled: bool = False
 ) -> None:
-    """Train on a set of latents encoded once; some captions are emptied, for classifier-free guidance."""
+    """Train on a set of latents encoded once."""
     latents, captions = examples(
-        checkpoint.with_name("latents.safetensors"), autoencoder, tokenize, plan.seed, most_relations=2
+        checkpoint.with_name("latents.safetensors"),
+        partial(pictures, plan.seed + 1000, most_relations=2),  # others than those the autoencoder was trained on
+        partial(encode, autoencoder),
+        tokenize,
     )
     empty = {name: torch.tensor(rows) for name, rows in tokenize([""]).items()}
-    device = next(model.parameters()).device
-    predict = torch.compile(model) if compiled else model
-
-    def batch(step: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        rng = np.random.default_rng((plan.seed, step))
-        rows = torch.from_numpy(rng.integers(len(latents), size=BATCH))
-        dropped = torch.from_numpy(rng.random(BATCH) < EMPTY_CAPTIONS)[:, None]
-        # Logit-normal times, one from each of BATCH equal parts: the loss varies less than with independent ones.
-        parts = torch.from_numpy((np.arange(BATCH) + rng.random(BATCH)) / BATCH).float()
-        times = torch.special.ndtri(parts.clamp(1e-4, 1 - 1e-4)).sigmoid()
-        prompts = {name: torch.where(dropped, empty[name], all[rows].long()) for name, all in captions.items()}
-        return latents[rows].float(), times, prompts
-
-    def loss(data: tuple[Tensor, Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
-        x0, times = pack(data[0].to(device)), data[1].to(device)
-        prompts = {name: rows.to(device) for name, rows in data[2].items()}
-        eps, t = torch.randn_like(x0), times[:, None, None]
-        with torch.autocast(device.type, torch.bfloat16):
-            velocity = predict((1 - t) * x0 + t * eps, times, prompts)
-        return {"loss": (velocity.float() - (eps - x0)).square().mean()}
-
-    train(model, loss, batch, plan, checkpoint)
+    flow_matching.fit(model, plan, checkpoint, pack(latents), captions, empty, compiled)
 
 
 def restore(model: FlowTransformer, folder: Path) -> None:

@@ -35,6 +35,7 @@ class Plan:
     warm_up: int = 200
     average: float = 0.999
     seed: int = 0
+    muon: float = 0.0  # its learning rate as a multiple of AdamW's; 0 leaves all to AdamW
 
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
@@ -67,7 +68,7 @@ def train(
         plan: When to stop and how fast to learn.
         checkpoint: Holds weights, their average and the optimiser's state; the log is the `.jsonl` beside it.
     """
-    optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
+    optimiser = Optimiser(model, plan.muon)
     average = {name: value.detach().clone() for name, value in model.named_parameters()}
     step, before = _load(checkpoint, model, average, optimiser) if checkpoint.exists() else (0, 0.0)
     started = saved = time.monotonic()
@@ -78,13 +79,11 @@ def train(
         if progress >= 1.0:
             break
         torch.manual_seed(plan.seed * 1_000_003 + step)
-        for group in optimiser.param_groups:
-            group["lr"] = plan.rate(step, progress)
         terms = loss(data)
-        optimiser.zero_grad()
+        model.zero_grad()
         terms["loss"].backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimiser.step(plan.rate(step, progress))
         step += 1
         # The average forgets its random start: a short memory at first, the full one later.
         decay = min(plan.average, (1 + step) / (10 + step))
@@ -97,6 +96,66 @@ def train(
             saved = time.monotonic()
             _save(checkpoint, model, average, optimiser, step, before + saved - started)
     _save(checkpoint, model, average, optimiser, step, before + time.monotonic() - started)
+
+
+class Optimiser:
+    """AdamW; for matrices and kernels Muon, if asked: its equal steps in all directions leave a plateau sooner.
+
+    Args:
+        model: Its parameters are trained.
+        muon: Learning rate of Muon as a multiple of AdamW's; 0 leaves all to AdamW.
+    """
+
+    _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+
+    def __init__(self, model: nn.Module, muon: float) -> None:
+        self._muon = muon
+        embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+        # Muon knows matrices only: kernels enter as matrices that share their memory.
+        self._own = {
+            name: nn.Parameter(value.detach().view(len(value), -1))
+            if muon and value.ndim > 1 and len(value) > 1 and id(value) not in embeddings
+            else value
+            for name, value in model.named_parameters()
+        }
+        self._parameters = dict(model.named_parameters())
+        matrices = [own for name, own in self._own.items() if own is not self._parameters[name]]
+        others = [own for name, own in self._own.items() if own is self._parameters[name]]
+        self._parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.01)]
+        if matrices:
+            self._parts.append(torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+
+    def step(self, rate: float) -> None:
+        """Move all parameters along their gradients."""
+        for name, own in self._own.items():
+            gradient = self._parameters[name].grad
+            own.grad = None if gradient is None else gradient.view_as(own)
+        for part, scale in zip(self._parts, (1.0, self._muon), strict=False):
+            for group in part.param_groups:
+                group["lr"] = scale * rate
+            part.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers, by moment and parameter."""
+        states = {name: part.state[own] for part in self._parts for name, own in self._own.items() if own in part.state}
+        return {
+            f"{moment}/{name}": state[moment]
+            for name, state in states.items()
+            for moment in self._MOMENTS
+            if moment in state
+        }
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Remember what `tensors` returned after so many steps."""
+        for part in self._parts:
+            for group in part.param_groups:
+                for own in group["params"]:
+                    part.state[own] = {"step": torch.tensor(float(step))}
+        for key, value in tensors.items():
+            moment, name = key.split("/", 1)
+            own = self._own[name]
+            part = next(part for part in self._parts if own in part.state)
+            part.state[own][moment] = value.to(own.device)
 
 
 def ahead(make: Callable[[int], T], start: int, depth: int = 4) -> Iterator[T]:
@@ -131,37 +190,20 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     os.replace(temporary, path)
 
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
 def _save(
-    path: Path,
-    model: nn.Module,
-    average: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    seconds: float,
+    path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: Optimiser, step: int, seconds: float
 ) -> None:
     tensors = {f"average/{name}": value for name, value in average.items()}
-    for name, value in model.named_parameters():
-        tensors[f"model/{name}"] = value
-        for moment in _MOMENTS:
-            if moment in optimiser.state[value]:
-                tensors[f"{moment}/{name}"] = optimiser.state[value][moment]
-    save_tensors(path, tensors, {"step": str(step), "seconds": str(seconds)})
+    tensors |= {f"model/{name}": value for name, value in model.named_parameters()}
+    save_tensors(path, tensors | optimiser.tensors(), {"step": str(step), "seconds": str(seconds)})
 
 
-def _load(
-    path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer
-) -> tuple[int, float]:
+def _load(path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: Optimiser) -> tuple[int, float]:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-        stored = set(file.keys())
-        for name, value in model.named_parameters():
-            value.data.copy_(file.get_tensor(f"model/{name}"))
-            average[name].copy_(file.get_tensor(f"average/{name}"))
-            if f"{_MOMENTS[0]}/{name}" in stored:
-                optimiser.state[value] = {"step": torch.tensor(float(metadata["step"]))} | {
-                    moment: file.get_tensor(f"{moment}/{name}").to(value.device) for moment in _MOMENTS
-                }
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    for name, value in model.named_parameters():
+        value.data.copy_(stored.pop(f"model/{name}"))
+        average[name].copy_(stored.pop(f"average/{name}"))
+    optimiser.restore(stored, int(metadata["step"]))
     return int(metadata["step"]), float(metadata["seconds"])

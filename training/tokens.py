@@ -7,10 +7,10 @@ from itertools import pairwise
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
-from evosearch.shapes import COLOURS, COUNTS, RELATIONS, SHAPES
+from evosearch.shapes import COLOURS, COUNTS, MOTIONS, RELATIONS, SHAPES
 
 TOKENS = 32
-T5_TOKENS = 24  # the longest caption has 18
+T5_TOKENS = 24  # as many as the longest caption of a clip has; of a picture, 18
 END = "</w>"
 WORDS = (
     ",",
@@ -21,6 +21,8 @@ WORDS = (
     *(f"{shape}s" for shape in SHAPES),
     *dict.fromkeys(word for relation in RELATIONS for word in relation.split()),
 )
+MOTION_WORDS = ("move", "stay", *dict.fromkeys(word for motion in MOTIONS for word in motion.split()))
+"""What captions of clips say besides; words of their own, since the numbers of the others are in trained models."""
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -55,14 +57,14 @@ def clip_text(width: int, layers: int, expansion: int = 4) -> dict[str, int]:
     }
 
 
-def t5_tokenizer() -> T5Tokenizer:
-    """The same in the format of T5: the world's words whole, all others by their letters."""
+def t5_tokenizer(known: tuple[str, ...] = WORDS) -> T5Tokenizer:
+    """The same in the format of T5: known words whole, all others by their letters."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    words = [("," if word == "," else f"▁{word}", -1.0) for word in WORDS]
+    words = [("," if word == "," else f"▁{word}", -1.0) for word in known]
     # A word whole beats the sum of its letters.
-    known = {piece for piece, _ in words}
+    pieces = {piece for piece, _ in words}
     letters = [(letter, -10.0) for letter in ("▁", *string.ascii_lowercase, *string.digits, *".'-")]
-    letters = [(piece, score) for piece, score in letters if piece not in known]
+    letters = [(piece, score) for piece, score in letters if piece not in pieces]
     return T5Tokenizer(vocab=[*special, *words, *letters], extra_ids=0, model_max_length=T5_TOKENS)
 
 
