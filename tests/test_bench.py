@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from evosearch.bench import compare, device
+from evosearch.bench import compare, device, saturation
+from evosearch.bench.cells import read
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
+from evosearch.models import BUNDLED
 from evosearch.shapes import held_out, parse
 
 
@@ -31,7 +33,7 @@ def test_interval_covers_the_mean_of_clusters_as_often_as_it_says():
 
 
 def test_every_method_runs_at_every_budget_with_as_many_seeds():
-    cells = compare.cells(["a red circle"], {500: 3, 2000: 3, 8000: 1})
+    cells = compare.all_cells(["a red circle"], {500: 3, 2000: 3, 8000: 1})
     for method in compare.METHODS:
         runs = [(cell.budget, cell.seed) for cell in cells if cell.method == method]
         assert runs == [(500, 0), (500, 1), (500, 2), (2000, 0), (2000, 1), (2000, 2), (8000, 0)]
@@ -72,10 +74,10 @@ def test_cells_resume_and_a_torn_line_is_run_again(tmp_path):
     lines = path.read_text().splitlines()
     assert json.loads(lines[1])["nfe"] <= 100
     assert json.loads(lines[1])["rules"] == json.loads(lines[1])["curve"][-1][2]
-    assert compare.plain(compare.read(tmp_path)).startswith("plain samples: mean reward 0.")
+    assert compare.plain(read(tmp_path)).startswith("plain samples: mean reward 0.")
     path.write_text(lines[0] + "\n" + lines[1][:20])
     assert list(compare.run(todo, tmp_path)) == todo[1:]
-    assert len(compare.read(tmp_path)) == 2
+    assert len(read(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(("fact", "other"), [("dtype", "bfloat16"), ("reward", "jpeg"), ("model", "mine")])
@@ -83,6 +85,11 @@ def test_runs_that_differ_are_not_mixed(tmp_path, fact, other):
     (tmp_path / "cells-0-of-1.jsonl").write_text(json.dumps(_row("m", "p", 20, []) | {fact: other}) + "\n")
     with pytest.raises(ValueError, match=f"{fact} must be {other}"):
         list(compare.run([compare.Cell(compare.BASELINE, "a red circle", 0, 20)], tmp_path))
+
+
+def test_prompts_move_where_the_model_makes_videos():
+    assert all(parse(prompt).moving for prompt in compare.prompts("shapes-video"))
+    assert not any(parse(prompt).moving for prompt in compare.prompts("shapes-flow"))
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -110,3 +117,33 @@ def test_large_models_have_their_real_sizes(name, billions):
         pipe = case.build(True)
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     assert sum(p.numel() for p in denoiser.parameters()) / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+# saturation
+
+
+@pytest.mark.parametrize("model", BUNDLED)
+def test_prompts_of_saturation_are_the_hardest(model):
+    prompts = [cell.prompt for cell in saturation.all_cells(model)]
+    scenes = [parse(prompt) for prompt in prompts]
+    assert len(set(prompts)) == saturation.PROMPTS
+    for scene in scenes:
+        assert scene.objects == len(scene.groups) == 4 and held_out(scene)
+        assert scene.moving == (model == "shapes-video")
+        assert scene.moving or len(scene.relations) == 2
+
+
+def test_best_of_many_averages_over_disjoint_sets():
+    rising = {"rewards": (np.arange(1000) / 1000).tolist()}  # the best of ten in a row is the tenth
+    flat = {"rewards": [1.0] * 1000}
+    lines = saturation.table([rising, flat]).splitlines()
+    assert lines[2] == "| 10 | 0.7520 | 60% | 50% of 2 prompts |"
+    assert lines[4] == "| 1,000 | 0.9995 | 100% | 0% of 2 prompts |"
+
+
+def test_pools_of_saturation_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(saturation, "SAMPLES", 10)
+    todo = [saturation.Cell("a red circle"), saturation.Cell("a blue square")]
+    assert list(saturation.run(todo, tmp_path, "shapes-diffusion")) == todo
+    assert list(saturation.run(todo, tmp_path, "shapes-diffusion")) == []
+    assert [len(row["rewards"]) for row in read(tmp_path)] == [10, 10]

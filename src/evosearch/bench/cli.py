@@ -39,25 +39,51 @@ def compare(
     table_only: Annotated[bool, typer.Option("--table", help="Print the table of what is there, run nothing.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of this process.")] = 1,
     dtype: Annotated[str, typer.Option(help="Precision of the model: float32 or bfloat16.")] = "float32",
+    seeds: Annotated[str, typer.Option(help="Seeds of each budget, NFE:seeds by commas.")] = "500:3,2000:3,8000:1",
 ) -> None:
-    """Compare EvoSearch with best-of-N at 500, 2,000 and 8,000 NFE over 30 held-out prompts; resumes by cell."""
+    """Compare EvoSearch with best-of-N at equal NFE over 30 held-out prompts; resumes by cell."""
     import torch
 
     from evosearch.bench import compare as recipe
+    from evosearch.bench.cells import read
 
     if not table_only:
         torch.set_num_threads(threads)
         share = _part(part)
-        todo = recipe.cells(recipe.prompts())
+        todo = recipe.all_cells(recipe.prompts(model), _seeds(seeds))
         total = recipe.bill(todo)
         typer.echo(f"bill: {len(todo)} runs, {total:,} NFE in all; {total / 3600 / 200:.1f} h at 200 NFE/s")
         for cell in recipe.run(todo, out, model, reward, part=share, dtype=dtype):
             typer.echo(f"{cell.budget:6} NFE  seed {cell.seed}  {cell.method}: {cell.prompt}")
-    rows = recipe.read(out)
+    rows = read(out)
     typer.echo(recipe.table(rows))
     typer.echo(recipe.plain(rows))
     if {row.get("reward", "shapes") for row in rows} - {"shapes"}:
         typer.echo("\njudged by the rules:\n" + recipe.table(rows, judged=True))
+
+
+@app.command()
+def saturation(
+    out: Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")] = Path(
+        "runs/saturation"
+    ),
+    model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = "shapes-diffusion",
+    part: Annotated[str, typer.Option(help="k/n: the k-th of n processes that share the work, from 0.")] = "0/1",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of this process.")] = 1,
+    dtype: Annotated[str, typer.Option(help="Precision of the model: float32 or bfloat16.")] = "float32",
+) -> None:
+    """Is the world rich enough? Best of 10, 100 and 1,000 samples of the hardest prompts; resumes by cell."""
+    import torch
+
+    from evosearch.bench import saturation as recipe
+    from evosearch.bench.cells import read
+
+    torch.set_num_threads(threads)
+    todo = recipe.all_cells(model)
+    typer.echo(f"bill: {len(todo)} prompts, {len(todo) * recipe.SAMPLES * 20:,} NFE in all at 20 steps")
+    for cell in recipe.run(todo, out, model, part=_part(part), dtype=dtype):
+        typer.echo(cell.prompt)
+    typer.echo(recipe.table(read(out)))
 
 
 @app.command()
@@ -92,6 +118,12 @@ def _part(text: str) -> tuple[int, int]:
     if match is None or int(match[1]) >= int(match[2]):
         raise ValueError(f"--part must be k/n with k from 0 to n - 1, such as 0/2, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def _seeds(text: str) -> dict[int, int]:
+    if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
+        raise ValueError(f"--seeds must be NFE:seeds by commas, such as 500:3,2000:1, got {text!r}")
+    return {int(nfe): int(seeds) for nfe, seeds in (pair.split(":") for pair in text.split(","))}
 
 
 @app.command()

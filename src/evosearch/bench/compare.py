@@ -1,12 +1,11 @@
-"""EvoSearch against best-of-N at equal NFE on the bundled pipeline: paired, with intervals, whatever comes out."""
+"""EvoSearch against best-of-N at equal NFE on a bundled pipeline: paired, with intervals, whatever comes out."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from evosearch import models
+from evosearch.bench.cells import Cells
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
 from evosearch.rewards import load as load_reward
@@ -32,7 +32,6 @@ BUDGETS = {500: 3, 2000: 3, 8000: 1}
 """NFE, and how many seeds each gets."""
 
 _FEWEST = 5  # prompts, for an interval to mean something
-_BATCH = {500: 8, 2000: 10, 8000: 16}  # divides the generations that are fitted to the budget, or nearly
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Cell:
     budget: int
 
 
-def cells(prompts: Sequence[str], budgets: dict[int, int] | None = None) -> list[Cell]:
+def all_cells(prompts: Sequence[str], budgets: dict[int, int] | None = None) -> list[Cell]:
     """All runs of the comparison, cheap ones first."""
     return [
         Cell(method, prompt, seed, budget)
@@ -85,59 +84,24 @@ def run(
     Raises:
         ValueError: The folder holds runs of another model, reward or precision.
     """
+    cells = Cells(out, {"model": model, "reward": reward, "dtype": dtype}, part)
     pipe, judge = models.load(model, dtype=dtype), load_reward("shapes")
-    rows = read(out)
-    facts = {"model": model, "reward": reward, "dtype": dtype}
-    for name, value in facts.items():
-        if others := {row.get(name, value) for row in rows} - {value}:
-            raise ValueError(
-                f"{name} must be {', '.join(others)} as in the runs in {out}, got {value}; or name another folder"
-            )
-    done = {(row["method"], row["prompt"], row["seed"], row["budget"]) for row in rows}
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"cells-{part[0]}-of-{part[1]}.jsonl"
-    torn = path.exists() and not path.read_text().endswith("\n")
-    with path.open("a") as lines:
-        if torn:  # by an interruption; what follows must not be glued to it
-            lines.write("\n")
-        for cell in todo[part[0] :: part[1]]:
-            if (cell.method, cell.prompt, cell.seed, cell.budget) in done:
-                continue
-            algorithm, knobs = METHODS[cell.method]
-            start = time.perf_counter()
-            result = search(
-                pipe, cell.prompt, reward, algorithm, cell.budget, seed=cell.seed,
-                batch_size=_BATCH.get(cell.budget, 16), progress=False, **knobs,
-            )  # fmt: skip
-            rules, plain_rules = (_judged(judge, s.sample, cell.prompt) for s in (result.best, result.plain))
-            row = (
-                asdict(cell)
-                | facts
-                | {
-                    "curve": result.curve,
-                    "plain": result.plain.reward,
-                    "rules": rules,
-                    "plain_rules": plain_rules,
-                    "exact": rules >= EXACT,
-                    "nfe": result.cost.nfe,
-                    "seconds": time.perf_counter() - start,
-                }
-            )
-            lines.write(json.dumps(row) + "\n")
-            lines.flush()
-            yield cell
-
-
-def read(out: Path) -> list[dict[str, Any]]:
-    """Rows of all parts, unfinished last lines left out."""
-    rows: list[dict[str, Any]] = []
-    for path in sorted(out.glob("cells-*.jsonl")):
-        for line in path.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return rows
+    for cell in cells.missing(todo):
+        algorithm, knobs = METHODS[cell.method]
+        start = time.perf_counter()
+        result = search(pipe, cell.prompt, reward, algorithm, cell.budget, seed=cell.seed, progress=False, **knobs)
+        rules, plain_rules = (_judged(judge, s.sample, cell.prompt) for s in (result.best, result.plain))
+        cells.append(
+            cell,
+            curve=result.curve,
+            plain=result.plain.reward,
+            rules=rules,
+            plain_rules=plain_rules,
+            exact=rules >= EXACT,
+            nfe=result.cost.nfe,
+            seconds=time.perf_counter() - start,
+        )
+        yield cell
 
 
 def table(rows: Sequence[dict[str, Any]], judged: bool = False) -> str:
@@ -187,9 +151,9 @@ def plain(rows: Sequence[dict[str, Any]]) -> str:
     return f"plain samples: mean reward {float(np.mean(rewards)):.4f}, exact by the rules {exact} of {len(rewards)}"
 
 
-def prompts() -> list[str]:
-    """The 30 held-out prompts of the comparison, three or four objects each."""
-    return held_out_prompts(30)
+def prompts(model: str) -> list[str]:
+    """The 30 held-out prompts of the comparison, three or four objects each, which move if the model makes videos."""
+    return held_out_prompts(30, moving="num_frames" in models.defaults(Path(model).name))
 
 
 def _judged(judge: Any, sample: Any, prompt: str) -> float:

@@ -1,0 +1,63 @@
+"""What a benchmark found, a line of JSON a cell: it resumes, and several processes can share the work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+C = TypeVar("C")  # a dataclass, whose fields name a cell
+
+
+class Cells:
+    """The cells of one benchmark in a folder.
+
+    Args:
+        out: Folder of the results; what is in it is not run again.
+        facts: What all its cells have in common, such as the model; written into every line.
+        part: (k, n): every n-th cell from the k-th, so that n processes can share the work.
+
+    Raises:
+        ValueError: The folder holds cells of other facts.
+    """
+
+    def __init__(self, out: Path, facts: dict[str, Any], part: tuple[int, int] = (0, 1)) -> None:
+        self._facts, self._part, self._rows = facts, part, read(out)
+        for name, value in facts.items():
+            if others := {str(row.get(name, value)) for row in self._rows} - {str(value)}:
+                raise ValueError(
+                    f"{name} must be {', '.join(others)} as in the runs in {out}, got {value}; or name another folder"
+                )
+        out.mkdir(parents=True, exist_ok=True)
+        self._path = out / f"cells-{part[0]}-of-{part[1]}.jsonl"
+        if self._path.exists() and not self._path.read_text().endswith("\n"):
+            with self._path.open("a") as lines:  # torn by an interruption; what follows must not be glued to it
+                lines.write("\n")
+
+    def missing(self, todo: Sequence[C]) -> list[C]:
+        """This part's share of the cells, less those that are done."""
+
+        def done(cell: C) -> bool:
+            return any(asdict(cell).items() <= row.items() for row in rows)  # pyright: ignore[reportArgumentType]
+
+        rows = [{key: value for key, value in row.items() if not isinstance(value, list)} for row in self._rows]
+        return [cell for cell in todo[self._part[0] :: self._part[1]] if not done(cell)]
+
+    def append(self, cell: Any, **found: Any) -> None:
+        """Keep what a cell found."""
+        with self._path.open("a") as lines:
+            lines.write(json.dumps(asdict(cell) | self._facts | found) + "\n")
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """Rows of all parts, unfinished last lines left out."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(out.glob("cells-*.jsonl")):
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return rows
