@@ -65,6 +65,13 @@ def test_clip_has_a_gradient_and_takes_clips_of_any_size(clip):
     assert clip.differentiable and shapes_quality.differentiable
 
 
+def test_clip_reads_of_a_clip_what_a_picture_shows(clip):
+    samples = torch.rand(2, 9, 3, 64, 64)
+    moving, resting = "a red circle moves left and two blue stars stay", "a red circle and two blue stars"
+    assert torch.equal(clip(samples, [moving, moving]), clip(samples, [resting, resting]))
+    assert clip(samples, ["a dog moves left"] * 2).isfinite().all()
+
+
 def test_search_is_guided_by_the_learned_reward_and_judged_by_the_rules():
     result = es.search(
         "shapes-diffusion", "two red circles", "shapes_clip", "best_of_n", "4x", held_out="shapes", progress=False

@@ -7,6 +7,7 @@ Trained on pictures and captions alone, it is imperfect as learned rewards are, 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evosearch.shapes import Scene, parse
+
 _FOLDER = Path(__file__).parents[1] / "models" / "shapes-clip"
 
 
 class ShapesClip:
     """Cosine similarity of picture and prompt in [-1, 1], by a small CLIP trained on the shapes world.
 
-    Differentiable in the samples. A video has the mean of its frames.
+    Differentiable in the samples. A video has the mean of its frames, each against what a picture can show of the
+    prompt: it is blind to motion, as rewards made for pictures are.
 
     Args:
         folder: A CLIPModel with its tokenizer and image processor.
@@ -64,8 +68,19 @@ class ShapesClip:
 
     def _embedded(self, prompt: str) -> Tensor:
         if prompt not in self._prompts:
-            tokens = self._tokenizer([prompt], padding="max_length", truncation=True, return_tensors="pt")
+            tokens = self._tokenizer([_at_rest(prompt)], padding="max_length", truncation=True, return_tensors="pt")
             with torch.inference_mode(False), torch.no_grad():
                 features = self._model.get_text_features(**tokens.to(self.device)).pooler_output
             self._prompts[prompt] = functional.normalize(features[0], dim=-1)
         return self._prompts[prompt]
+
+
+def _at_rest(prompt: str) -> str:
+    """A caption without what its groups do; other prompts as they are."""
+    try:
+        scene = parse(prompt)
+    except ValueError:
+        return prompt
+    if not scene.moving:
+        return prompt
+    return Scene(tuple(replace(group, motion=None) for group in scene.groups)).caption
