@@ -11,6 +11,7 @@ from torch import nn
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "src/evosearch/models"
+LARGE = ROOT / "training/models"  # too large for the package
 RUNS = ROOT / "training/runs"
 
 M = TypeVar("M", bound=nn.Module)
@@ -23,16 +24,17 @@ class Command:
         description: The script's docstring.
         name: Of the model that it makes.
         stages: What the script can do, in order; all of it by default.
+        folder: Of the finished models; of the package by default.
     """
 
-    def __init__(self, description: str | None, name: str, stages: tuple[str, ...]) -> None:
+    def __init__(self, description: str | None, name: str, stages: tuple[str, ...], folder: Path = MODELS) -> None:
         parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("stages", nargs="*", metavar="stage", help=f"any of {', '.join(stages)}; default all")
         parser.add_argument("--minutes", type=float, help="limit of each training stage")
         parser.add_argument("--steps", type=int, help="limit of each training stage; alone, it makes a run repeatable")
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--runs", type=Path, default=RUNS / name, help="folder of the checkpoints")
-        parser.add_argument("--out", type=Path, default=MODELS / name, help="folder of the finished model")
+        parser.add_argument("--out", type=Path, default=folder / name, help="folder of the finished model")
         parser.add_argument("--continued", action="store_true", help="begin with the weights of the model in --out")
         parser.add_argument("--compile", action="store_true", help="torch.compile the model; needs a C++ compiler")
         args = parser.parse_args()

@@ -39,13 +39,13 @@ def scheduler() -> DDIMScheduler:
 class Denoiser(nn.Module):
     """Noisy latents (N, 8, 8, 8), timesteps (N,) and caption tokens (N, 32) to the velocity (N, 8, 8, 8)."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.unet = UNet2DConditionModel(
             sample_size=8,
             in_channels=8,
             out_channels=8,
-            block_out_channels=(WIDTH,),
+            block_out_channels=(width,),
             down_block_types=("CrossAttnDownBlock2D",),
             up_block_types=("CrossAttnUpBlock2D",),
             layers_per_block=1,
@@ -61,7 +61,14 @@ class Denoiser(nn.Module):
         return self.unet(noisy, timesteps, text).sample
 
 
-def fit(model: Denoiser, plan: Plan, checkpoint: Path, autoencoder: AutoencoderKL, vocabulary: CLIPTokenizer) -> None:
+def fit(
+    model: Denoiser,
+    plan: Plan,
+    checkpoint: Path,
+    autoencoder: AutoencoderKL,
+    vocabulary: CLIPTokenizer,
+    compiled: bool = False,
+) -> None:
     """Train on a set of latents encoded once; some captions are emptied, for classifier-free guidance."""
     latents, captions = examples(
         checkpoint.with_name("latents.safetensors"),
@@ -72,6 +79,7 @@ def fit(model: Denoiser, plan: Plan, checkpoint: Path, autoencoder: AutoencoderK
     empty = torch.tensor(tokens.encode(vocabulary, [""]))
     noise = scheduler()
     device = next(model.parameters()).device
+    predict = torch.compile(model) if compiled else model
 
     def batch(step: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng((plan.seed, step))
@@ -89,7 +97,9 @@ def fit(model: Denoiser, plan: Plan, checkpoint: Path, autoencoder: AutoencoderK
         x0, timesteps, prompts = (part.to(device) for part in data)
         eps = torch.randn_like(x0)
         velocity = noise.get_velocity(x0, eps, timesteps)
-        error = model(noise.add_noise(x0, eps, timesteps), timesteps, prompts) - velocity
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = predict(noise.add_noise(x0, eps, timesteps), timesteps, prompts)
+        error = predicted.float() - velocity
         # In terms of x0, velocity weighs errors by 1 / sigma²; five is enough, or faint noise takes over.
         sigma_squared = 1 - noise.alphas_cumprod.to(device)[timesteps]
         squares = error.square().mean(dim=(1, 2, 3))
@@ -105,8 +115,22 @@ def restore(model: Denoiser, folder: Path) -> None:
     model.text_encoder.load_state_dict(pipeline.text_encoder.state_dict())
 
 
-def load(checkpoint: Path) -> Denoiser:
+def load(checkpoint: Path, width: int = WIDTH) -> Denoiser:
     """The trained denoiser."""
-    model = Denoiser()
+    model = Denoiser(width)
     model.load_state_dict(averaged_weights(checkpoint))
     return model.eval().requires_grad_(False)
+
+
+def pipeline(model: Denoiser, autoencoder: AutoencoderKL) -> StableDiffusionPipeline:
+    """The stock pipeline of a trained denoiser."""
+    return StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=model.text_encoder,
+        tokenizer=tokens.tokenizer(),
+        unet=model.unet,
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

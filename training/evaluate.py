@@ -1,4 +1,4 @@
-"""Measure a bundled image pipeline and write the figures into its model card.
+"""Measure a bundled pipeline and write the figures into its model card.
 
 python training/evaluate.py shapes-diffusion
 """
@@ -12,22 +12,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from command import MODELS
-from diffusers import AutoencoderKL, DiffusionPipeline
+from command import LARGE, MODELS
+from diffusers import DiffusionPipeline
 from export import FACTS
-from shapes_data import pictures
+from shapes_data import clips, pictures
 from torch import Tensor
 
 from evosearch.models import defaults
 from evosearch.rewards.shapes import ShapesReward, detect
 from evosearch.shapes import HELD_OUT_PAIRS, MAX_OBJECTS, Scene, held_out, parse, sample_scene
 
+_GUIDED = {f"guidance {scale:g}": {"guidance_scale": scale} for scale in (1.0, 2.0, 3.0, 5.0)}
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
-    "shapes-diffusion": {f"guidance {scale:g}": {"guidance_scale": scale} for scale in (1.0, 2.0, 3.0, 5.0, 7.5)},
+    "shapes-diffusion": _GUIDED | {"guidance 7.5": {"guidance_scale": 7.5}},
+    "shapes-diffusion-large": _GUIDED,
     "shapes-flow": {
         "no guidance": {"true_cfg_scale": 1.0},
         **{f"true CFG {scale:g}": {"true_cfg_scale": scale} for scale in (2.0, 3.0, 5.0)},
     },
+    "shapes-video": _GUIDED,
 }
 """How each model is called: a column of the card's table each, on top of its defaults."""
 
@@ -42,13 +45,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=WAYS)
     args = parser.parse_args()
-    folder = MODELS / args.model
+    folder = next(path / args.model for path in (MODELS, LARGE) if (path / args.model).is_dir())
     facts = json.loads((folder / FACTS).read_text())
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     suited = defaults(pipeline)
     steps = suited.pop("steps")
-    scenes = held_out_scenes(PROMPTS, pairs=False) + held_out_scenes(PAIR_PROMPTS, pairs=True)
+    moving = "num_frames" in suited
+    scenes = held_out_scenes(PROMPTS, False, moving) + held_out_scenes(PAIR_PROMPTS, True, moving)
     exact = {name: sample_exact(pipeline, scenes, steps, suited | way) for name, way in WAYS[args.model].items()}
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     card = (
@@ -71,19 +75,19 @@ def main() -> None:
             header=" | ".join(exact),
             rule="|---" * (len(exact) + 2) + "|",
             rows="\n".join(rows(scenes, exact)),
-            round_trip=round_trip(pipeline.vae),
+            round_trip=round_trip(pipeline.vae, moving),
         )
     )
     (folder / "README.md").write_text(card)
     print(card)
 
 
-def held_out_scenes(count: int, pairs: bool) -> list[Scene]:
+def held_out_scenes(count: int, pairs: bool, moving: bool = False) -> list[Scene]:
     """Scenes that training never showed, as many of each number of objects, with or without a held-out pair."""
     rng = np.random.default_rng(11)
     scenes: list[Scene] = []
     while len(scenes) < count:
-        scene = sample_scene(rng, objects=1 + len(scenes) * MAX_OBJECTS // count)
+        scene = sample_scene(rng, objects=1 + len(scenes) * MAX_OBJECTS // count, moving=moving)
         if held_out(scene) and has_held_out_pair(scene) == pairs:
             scenes.append(scene)
     return scenes
@@ -102,7 +106,7 @@ def sample_exact(pipeline: DiffusionPipeline, scenes: list[Scene], steps: int, c
         prompts = [scene.caption for scene in scenes[start : start + BATCH]]
         generators = [torch.Generator().manual_seed(start + i) for i in range(len(prompts))]
         own = call | ({"negative_prompt": [""] * len(prompts)} if "negative_prompt" in call else {})
-        samples = pipeline(prompts, num_inference_steps=steps, generator=generators, output_type="pt", **own).images
+        samples = pipeline(prompts, num_inference_steps=steps, generator=generators, output_type="pt", **own)[0]
         found.append(reward.exact(samples, prompts))
     return torch.cat(found).numpy()
 
@@ -115,7 +119,7 @@ def rows(scenes: list[Scene], exact: dict[str, np.ndarray]) -> Iterable[str]:
     parts = {
         "all": known,
         **{f"{n} object{'s' if n > 1 else ''}": known & (objects == n) for n in range(1, MAX_OBJECTS + 1)},
-        "with a relation": known & related,
+        **({"with a relation": known & related} if related.any() else {}),
         "held-out pairs": ~known,
         "all and held-out pairs": known | True,
     }
@@ -132,24 +136,29 @@ def share(successes: int, trials: int) -> str:
     return f"{100 * successes / trials:.0f} % ({100 * (centre - half):.0f}–{100 * (centre + half):.0f})"
 
 
-def round_trip(autoencoder: AutoencoderKL) -> str:
-    """How much of fresh pictures survives encoding and decoding."""
+def round_trip(autoencoder: Any, moving: bool) -> str:
+    """How much of fresh pictures or clips survives encoding and decoding."""
     survived = objects = 0
     whole: list[Tensor] = []
     for start in range(0, ROUND_TRIPS, BATCH):
-        images, captions = pictures(seed=3, start=start, count=BATCH)
+        samples, captions = (clips if moving else pictures)(seed=3, start=start, count=BATCH)
         with torch.inference_mode():
-            decoded = autoencoder.decode(autoencoder.encode(images).latent_dist.mean).sample
-        samples = (decoded / 2 + 0.5).clamp(0, 1)
-        whole.append(ShapesReward().exact(samples, captions))
-        for sample, caption in zip(samples, captions, strict=True):
-            found = [(item.colour, item.shape) for item in detect(to_pixels(sample))]
-            for group in parse(caption).groups:
-                objects += group.count
-                survived += min(group.count, found.count((group.colour, group.shape)))
+            decoded = autoencoder.decode(autoencoder.encode(samples).latent_dist.mean).sample
+        if moving:
+            decoded = decoded.transpose(1, 2)
+        decoded = (decoded / 2 + 0.5).clamp(0, 1)
+        whole.append(ShapesReward().exact(decoded, captions))
+        for sample, caption in zip(decoded, captions, strict=True):
+            for picture in sample if moving else [sample]:
+                found = [(item.colour, item.shape) for item in detect(to_pixels(picture))]
+                for group in parse(caption).groups:
+                    objects += group.count
+                    survived += min(group.count, found.count((group.colour, group.shape)))
+    kind, place = ("clips", " in single frames") if moving else ("pictures", "")
+    exact = share(int(torch.cat(whole).sum()), ROUND_TRIPS)
     return (
-        f"{share(survived, objects)} of {objects} objects keep colour and shape, "
-        f"{share(int(torch.cat(whole).sum()), ROUND_TRIPS)} of {ROUND_TRIPS} pictures stay exact"
+        f"{share(survived, objects)} of {objects} objects{place} keep colour and shape, "
+        f"{exact} of {ROUND_TRIPS} {kind} stay exact"
     )
 
 

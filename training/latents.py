@@ -8,6 +8,7 @@ from loop import ahead, save_tensors
 from safetensors.torch import load_file
 from torch import Tensor
 
+EXAMPLES = 48_000
 _BATCH = 64
 
 
@@ -16,7 +17,7 @@ def examples(
     draw: Callable[[int, int], tuple[Tensor, list[str]]],
     encode: Callable[[Tensor], Tensor],
     tokenize: Callable[[list[str]], dict[str, list[list[int]]]],
-    count: int = 48_000,
+    count: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Latents (count, ...) in half precision, and tokens (count, length) by tokenizer, made once.
 
@@ -25,13 +26,13 @@ def examples(
         draw: Start and number to pictures or clips and their captions.
         encode: Samples to latents.
         tokenize: Captions to token numbers, by the tokenizer's name.
-        count: How many.
+        count: How many; EXAMPLES by default.
     """
     if not path.exists():
         latents: list[Tensor] = []
         captions: list[str] = []
         batches = ahead(lambda step: draw(step * _BATCH, _BATCH), 0)
-        for step, (samples, texts) in zip(range(count // _BATCH), batches, strict=False):
+        for step, (samples, texts) in zip(range((count or EXAMPLES) // _BATCH), batches, strict=False):
             latents.append(encode(samples).half().cpu())
             captions += texts if step % 5 else [_spoken(text) for text in texts]
         tokens = {name: torch.tensor(rows, dtype=torch.int16) for name, rows in tokenize(captions).items()}

@@ -13,7 +13,6 @@ import denoiser
 import tokens
 import torch
 from command import Command
-from diffusers import StableDiffusionPipeline
 from export import write
 
 STAGES = ("autoencoder", "denoiser", "export")
@@ -29,24 +28,15 @@ def main() -> None:
     if "denoiser" in command.stages:
         vae, vocabulary = autoencoder.load(first, command.device), tokens.tokenizer()
         model = command.start(denoiser.Denoiser, denoiser.restore)
-        denoiser.fit(model, command.plan(1e-3, minutes=60), second, vae, vocabulary)
+        denoiser.fit(model, command.plan(1e-3, minutes=60), second, vae, vocabulary, command.compiled)
     if "export" in command.stages:
         export(first, second, command.out)
 
 
 def export(autoencoder_checkpoint: Path, denoiser_checkpoint: Path, folder: Path) -> None:
     """Write the pipeline."""
-    model = denoiser.load(denoiser_checkpoint)
-    pipeline = StableDiffusionPipeline(
-        vae=autoencoder.load(autoencoder_checkpoint, torch.device("cpu")),
-        text_encoder=model.text_encoder,
-        tokenizer=tokens.tokenizer(),
-        unet=model.unet,
-        scheduler=denoiser.scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    vae = autoencoder.load(autoencoder_checkpoint, torch.device("cpu"))
+    pipeline = denoiser.pipeline(denoiser.load(denoiser_checkpoint), vae)
     write(pipeline.save_pretrained, folder, [autoencoder_checkpoint, denoiser_checkpoint])
 
 

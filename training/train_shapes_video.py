@@ -3,9 +3,11 @@
     python training/train_shapes_video.py
     python training/train_shapes_video.py transformer export --minutes 120
 
-Stages resume from their checkpoints in the runs folder; delete a checkpoint to start its stage afresh.
+Its autoencoder learns from single frames first (`stills`), then from clips (`films`). Stages resume from their
+checkpoints in the runs folder; delete a checkpoint to start its stage afresh.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,36 +16,44 @@ import video_transformer
 from command import Command
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from export import write
+from loop import averaged_weights
 
-STAGES = ("autoencoder", "transformer", "export")
+STAGES = ("stills", "films", "transformer", "export")
 
 
 def main() -> None:
     """Run the stages named on the command line."""
     command = Command(__doc__, "shapes-video", STAGES)
-    first, second = command.checkpoint("autoencoder"), command.checkpoint("transformer")
-    if "autoencoder" in command.stages:
+    stills, films, transformer = (command.checkpoint(stage) for stage in STAGES[:3])
+    if "stills" in command.stages:
         model = command.start(video_autoencoder.build, video_autoencoder.restore)
-        video_autoencoder.fit(model, command.plan(1e-3, minutes=26, muon=10), first)
+        plan = command.plan(1e-3, minutes=11, muon=10)
+        video_autoencoder.fit(model, plan, stills, partial(video_autoencoder.stills, plan.seed))
+    if "films" in command.stages:
+        model = video_autoencoder.build()
+        model.load_state_dict(averaged_weights(stills))
+        plan = command.plan(5e-4, minutes=12, muon=10)
+        video_autoencoder.fit(model.to(command.device), plan, films, partial(video_autoencoder.films, plan.seed))
     if "transformer" in command.stages:
-        vae = video_autoencoder.load(first, command.device)
+        vae = video_autoencoder.load(films, command.device)
         model = command.start(video_transformer.VideoTransformer, video_transformer.restore)
-        video_transformer.fit(model, command.plan(1e-3, minutes=75), second, vae, command.compiled)
+        video_transformer.fit(model, command.plan(1e-3, minutes=65, muon=5), transformer, vae, command.compiled)
     if "export" in command.stages:
-        export(first, second, command.out)
+        export([stills, films, transformer], command.out)
 
 
-def export(autoencoder_checkpoint: Path, transformer_checkpoint: Path, folder: Path) -> None:
+def export(checkpoints: list[Path], folder: Path) -> None:
     """Write the pipeline."""
-    model = video_transformer.load(transformer_checkpoint)
+    _, films, transformer = checkpoints
+    model = video_transformer.load(transformer)
     pipeline = WanPipeline(
         tokenizer=video_transformer.tokenizer(),
         text_encoder=model.text_encoder,
         transformer=model.transformer,
-        vae=video_autoencoder.load(autoencoder_checkpoint, torch.device("cpu")),
+        vae=video_autoencoder.load(films, torch.device("cpu")),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
     )
-    write(pipeline.save_pretrained, folder, [autoencoder_checkpoint, transformer_checkpoint])
+    write(pipeline.save_pretrained, folder, checkpoints)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,28 @@
-"""The video autoencoder: clips of 9 frames, 64x64, to 3 latent frames of 4x4 with 48 channels."""
+"""The video autoencoder: clips of 9 frames, 64x64, to 3 latent frames of 8x8 with 16 channels."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from autoencoder import KL_WEIGHT, errors
 from diffusers import AutoencoderKLWan
 from loop import Plan, ahead, averaged_weights, train
-from shapes_data import clips
+from shapes_data import clips, pictures
 from torch import Tensor, nn
 
-BATCH = 8
-CHANNELS = 48
-PATCH = 4
+CHANNELS = 16
+PATCH = 2
 
 
 def build(mean: list[float] | None = None, deviation: list[float] | None = None) -> AutoencoderKLWan:
-    """An untrained autoencoder of the kind of Wan 2.2: patches of pixels, then two levels that halve space and time.
+    """An untrained autoencoder of the kind of Wan 2.2: patches of pixels, then two steps that halve space and time.
 
     Args:
         mean: Of each channel of its latents, which the pipeline subtracts.
         deviation: Of each channel, by which it divides.
     """
     model = AutoencoderKLWan(
-        base_dim=32,
+        base_dim=24,
         z_dim=CHANNELS,
         dim_mult=[1, 2, 2],
         num_res_blocks=1,
@@ -31,7 +31,7 @@ def build(mean: list[float] | None = None, deviation: list[float] | None = None)
         in_channels=3 * PATCH**2,
         out_channels=3 * PATCH**2,
         patch_size=PATCH,
-        scale_factor_spatial=16,
+        scale_factor_spatial=8,
         latents_mean=mean or [0.0] * CHANNELS,
         latents_std=deviation or [1.0] * CHANNELS,
     )
@@ -40,8 +40,15 @@ def build(mean: list[float] | None = None, deviation: list[float] | None = None)
     return model
 
 
-def fit(model: AutoencoderKLWan, plan: Plan, checkpoint: Path) -> None:
-    """Train on fresh clips, as the autoencoder of pictures is trained."""
+def fit(model: AutoencoderKLWan, plan: Plan, checkpoint: Path, draw: Callable[[int], Tensor]) -> None:
+    """Train as the autoencoder of pictures is trained, in half precision.
+
+    Args:
+        model: What to train.
+        plan: When to stop and how fast to learn.
+        checkpoint: Where the stage keeps its weights.
+        draw: Step number to clips, (N, 3, frames, 64, 64) in [-1, 1].
+    """
     device = model.device
 
     def loss(videos: Tensor) -> dict[str, Tensor]:
@@ -53,7 +60,17 @@ def fit(model: AutoencoderKLWan, plan: Plan, checkpoint: Path) -> None:
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return {"loss": pixels + edges + KL_WEIGHT * kl, "pixels": pixels, "edges": edges, "kl": kl}
 
-    train(model, loss, lambda step: clips(plan.seed, step * BATCH, BATCH)[0].contiguous(), plan, checkpoint)
+    train(model, loss, draw, plan, checkpoint)
+
+
+def stills(seed: int, step: int, batch: int = 32) -> Tensor:
+    """Clips of one frame: shapes are learnt from many of them at the cost of a few longer ones."""
+    return pictures(seed, step * batch, batch)[0][:, :, None].contiguous()
+
+
+def films(seed: int, step: int, batch: int = 8) -> Tensor:
+    """Whole clips."""
+    return clips(seed, step * batch, batch)[0].contiguous()
 
 
 def restore(model: AutoencoderKLWan, folder: Path) -> None:
@@ -76,9 +93,9 @@ def load(checkpoint: Path, device: torch.device) -> AutoencoderKLWan:
 
 
 def encode(model: AutoencoderKLWan, videos: Tensor) -> Tensor:
-    """Mean latents of clips in [-1, 1], normalised, (N, 48, 3, 4, 4)."""
-    with torch.inference_mode():
-        latents = model.encode(videos.to(model.device)).latent_dist.mean
+    """Mean latents of clips in [-1, 1], normalised, (N, 16, 3, 8, 8)."""
+    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16):
+        latents = model.encode(videos.to(model.device)).latent_dist.mean.float()
     mean, deviation = (
         torch.tensor(model.config[name], device=latents.device)[:, None, None, None]
         for name in ("latents_mean", "latents_std")

@@ -14,18 +14,18 @@ from shapes_data import clips
 from torch import Tensor, nn
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-EXAMPLES = 30_000
+EXAMPLES = 24_000
 HEADS, HEAD_WIDTH = 6, 32
 TEXT_WIDTH = 128
 
 
 class VideoTransformer(nn.Module):
-    """Noisy latents (N, 48, 3, 4, 4), times (N,) in [0, 1] and tokens to the velocity (N, 48, 3, 4, 4)."""
+    """Noisy latents (N, 16, 3, 8, 8), times (N,) in [0, 1] and tokens to the velocity (N, 16, 3, 8, 8)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.transformer = WanTransformer3DModel(
-            patch_size=(1, 1, 1),
+            patch_size=(1, 2, 2),
             num_attention_heads=HEADS,
             attention_head_dim=HEAD_WIDTH,
             in_channels=video_autoencoder.CHANNELS,
