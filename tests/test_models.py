@@ -24,9 +24,16 @@ from evosearch.bench.prompts import held_out_prompts
 from evosearch.models import FAMILIES
 from evosearch.rewards.shapes import ShapesReward, detect
 from evosearch.shapes import layout, render, sample_scene
+from evosearch.shapes_clips import film, travel
 
 MODELS = Path(es.models.__file__).parent
-MEGABYTES = {"shapes-diffusion": 12, "shapes-flow": 16}
+MEGABYTES = {"shapes-diffusion": 12, "shapes-flow": 16, "shapes-video": 20}
+PROMPTS = {
+    "shapes-diffusion": "two red circles and a blue square",
+    "shapes-flow": "two red circles and a blue square",
+    "shapes-video": "a red circle moves left and a blue square stays",
+}
+MOVING = ("shapes-video",)
 BUNDLED = pytest.mark.parametrize("name", es.models.BUNDLED)
 
 
@@ -41,8 +48,8 @@ def test_bundled_pipeline_is_a_stock_folder(name):
     assert type(pipe).__module__.startswith("diffusers.")
     pipe.set_progress_bar_config(disable=True)
     call = es.models.defaults(name) | {"steps": 2}
-    image = pipe("a red circle", num_inference_steps=call.pop("steps"), **call).images[0]
-    assert image.size == (64, 64)
+    samples = pipe(PROMPTS[name], num_inference_steps=call.pop("steps"), output_type="pt", **call)[0]
+    assert samples.shape == ((1, 9, 3, 64, 64) if name in MOVING else (1, 3, 64, 64))
 
 
 @BUNDLED
@@ -75,27 +82,40 @@ def test_every_word_of_the_world_is_one_token(name):
 @BUNDLED
 def test_autoencoder_keeps_objects(name):
     vae = es.load(name).vae
-    rng = np.random.default_rng(5)
-    pictures = [render(layout(sample_scene(rng), rng), rng) for _ in range(64)]
-    pixels = torch.from_numpy(np.stack(pictures)).movedim(-1, 1) / 127.5 - 1
+    draw = clips if name in MOVING else pictures
+    shown = draw(16 if name in MOVING else 64)
+    pixels = torch.from_numpy(shown).movedim(-1, 1) / 127.5 - 1
     with torch.no_grad():
         decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
-    images = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().movedim(1, -1).numpy()
-    kinds = [[sorted((d.colour, d.shape) for d in detect(image)) for image in both] for both in (pictures, images)]
+    decoded = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().movedim(1, -1).numpy()
+    kinds = [
+        [sorted((d.colour, d.shape) for d in detect(picture)) for picture in both.reshape(-1, 64, 64, 3)]
+        for both in (shown, decoded)
+    ]
     kept = sum(sum(kind in after for kind in before) for before, after in zip(*kinds, strict=True))
     assert kept / sum(map(len, kinds[0])) >= 0.99
 
 
+def pictures(count):
+    rng = np.random.default_rng(5)
+    return np.stack([render(layout(sample_scene(rng), rng), rng) for _ in range(count)])
+
+
+def clips(count):
+    rng = np.random.default_rng(5)
+    return np.stack([film(travel(sample_scene(rng, moving=True), rng), rng) for _ in range(count)])
+
+
 @BUNDLED
 def test_plain_sampling_often_satisfies_the_prompt_and_often_fails(name):
-    prompts = held_out_prompts(48, objects=(2, 3, 4))
+    prompts = held_out_prompts(48, objects=(2, 3, 4), moving=name in MOVING)
     pipe, call = es.load(name), es.models.defaults(name)
     pipe.set_progress_bar_config(disable=True)
     steps = call.pop("steps")
     if "negative_prompt" in call:
         call["negative_prompt"] = [call["negative_prompt"]] * len(prompts)
     generators = [torch.Generator().manual_seed(k) for k in range(len(prompts))]
-    samples = pipe(prompts, num_inference_steps=steps, generator=generators, output_type="pt", **call).images
+    samples = pipe(prompts, num_inference_steps=steps, generator=generators, output_type="pt", **call)[0]
     share = ShapesReward().exact(samples, prompts).float().mean()
     # The cards say 46 % and 17 % for two to four objects, over 150 prompts; these are 48.
     low, high = {"shapes-diffusion": (0.15, 0.75), "shapes-flow": (0.04, 0.35)}[name]
@@ -104,7 +124,7 @@ def test_plain_sampling_often_satisfies_the_prompt_and_often_fails(name):
 
 @BUNDLED
 def test_search_beats_plain_sampling(name):
-    result = es.search(name, "two red circles and a blue square", "shapes", "best_of_n", "8x", progress=False)
+    result = es.search(name, PROMPTS[name], "shapes", "best_of_n", "8x", progress=False)
     assert result.best.reward > result.plain.reward
     assert result.settings["model"] == name
 

@@ -14,7 +14,7 @@ import torch
 import toy
 from PIL import Image
 
-from evosearch import curve
+from evosearch import curve, report
 from evosearch.report import render
 
 
@@ -145,6 +145,16 @@ def test_video_plays(tmp_path):
     assert plain.n_frames == best.n_frames == 5
     best.seek(3)
     assert best.convert("RGB").tobytes() == result.best.sample[3].tobytes()
+
+
+@pytest.mark.parametrize(("settings", "milliseconds"), [({"frame_rate": 8}, 125), ({}, 62)])
+def test_video_plays_at_its_frame_rate(settings, milliseconds):
+    frames = [Image.new("RGB", (8, 8), (k, 0, 0)) for k in (0, 90, 180)]
+    (data,) = re.findall(r"base64,([^\"]+)", report.image(frames, settings))
+    shown = Image.open(BytesIO(base64.b64decode(data)))
+    shown.seek(1)
+    shown.load()
+    assert shown.info["duration"] == milliseconds
 
 
 def test_video_is_shown_frame_by_frame(tmp_path):

@@ -277,11 +277,11 @@ def _next_folder() -> Path:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder; a former demo in it is replaced.")] = Path("evosearch-demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Two prompts, smaller budgets.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One prompt a pipeline, smaller budgets.")] = False,
     budget: Annotated[int | None, typer.Option(help="NFE of one search.  [default: 800]")] = None,
     seed: Annotated[int, typer.Option(help="All noise and all choices follow from it.")] = 0,
 ) -> None:
-    """Hard prompts, the bundled pipeline: best-of-N against EvoSearch at equal NFE.
+    """Hard prompts, diffusion and flow: best-of-N against EvoSearch at equal NFE.
 
     Writes pages to look at: index.html, and the report of each search.
     """
@@ -292,10 +292,10 @@ def demo(
     _hush()
     rows: list[the_demo.Row] = []
     try:
-        chosen = the_demo.PROMPTS[:2] if quick else the_demo.PROMPTS
+        chosen = the_demo.CASES[: the_demo.QUICK] if quick else the_demo.CASES
         default = the_demo.QUICK_NFE if quick else the_demo.NFE
         nfe = default if budget is None else budget
-        for row in the_demo.run(out, budget=nfe, prompts=chosen, seed=seed):
+        for row in the_demo.run(out, budget=nfe, cases=chosen, seed=seed):
             rows.append(row)
     finally:
         if rows:

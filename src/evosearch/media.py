@@ -86,10 +86,8 @@ def write_video(path: Path, frames: Sequence[Image.Image], settings: Mapping[str
     """
     factor = max(1, _SMALL_VIDEO // min(frames[0].size))
     size = (frames[0].width * factor, frames[0].height * factor)
-    asked = settings.get("pipeline_kwargs", {})
-    fps = asked.get("frame_rate") or asked.get("fps") or settings.get("frame_rate") or _FPS
     # The codec needs even sides.
-    writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, quality=8, macro_block_size=2)
+    writer = imageio_ffmpeg.write_frames(str(path), size, fps=frame_rate(settings), quality=8, macro_block_size=2)
     writer.send(None)
     for frame in frames:
         writer.send(np.ascontiguousarray(frame.convert("RGB").resize(size, Image.Resampling.NEAREST)))
@@ -101,6 +99,12 @@ def write_video(path: Path, frames: Sequence[Image.Image], settings: Mapping[str
         written = 0
     if written != len(frames):
         raise OSError(f"video was not written whole: {written} of {len(frames)} frames in {path}")
+
+
+def frame_rate(settings: Mapping[str, Any]) -> int:
+    """Frames per second of a run's videos: as the pipeline was told, or else as its family has it."""
+    asked = settings.get("pipeline_kwargs", {})
+    return asked.get("frame_rate") or asked.get("fps") or settings.get("frame_rate") or _FPS
 
 
 def _parameters(scored: Scored, settings: Mapping[str, Any]) -> str:

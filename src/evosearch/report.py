@@ -14,7 +14,7 @@ from PIL import Image
 
 from evosearch import curve
 from evosearch.curve import number
-from evosearch.media import contact_sheet, model_name, picture
+from evosearch.media import contact_sheet, frame_rate, model_name, picture
 from evosearch.result import Generation, Result, Scored
 from evosearch.types import Sample
 
@@ -23,7 +23,6 @@ _GENERATIONS = 24
 _HEADLINE = 240  # characters of a prompt
 _SMALL = 256  # pixels; what is smaller is enlarged without smoothing
 _LARGE = 1024
-_FRAME_MS = 62
 
 _SETTINGS = ("model", "pipeline", "scheduler", "sampler", "reward", "held_out", "algorithm", "steps", "eta", "seed",
              "batch_size", "budget", "threads")  # fmt: skip
@@ -93,14 +92,15 @@ def text(words: str, most: int | None = None) -> str:
     return escape("".join(c if c.isprintable() or c in "\n\t\u200d" else "\N{REPLACEMENT CHARACTER}" for c in cut))
 
 
-def image(sample: Sample, alt: str = "") -> str:
-    """An ``img`` of a sample, the picture within; a video plays."""
+def image(sample: Sample, settings: Mapping[str, Any], alt: str = "") -> str:
+    """An ``img`` of a run's sample, the picture within; a video plays."""
     small = max(picture(sample).size) < _SMALL
     stream = BytesIO()
     if isinstance(sample, list):
         first, *rest = [_shrunk(frame, _LARGE // 2) for frame in sample]
         options: dict[str, Any] = {"lossless": True} if small else {"quality": 80}
-        first.save(stream, "WEBP", save_all=True, append_images=rest, duration=_FRAME_MS, loop=0, **options)
+        duration = round(1000 / frame_rate(settings))
+        first.save(stream, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, **options)
     elif small:
         sample.save(stream, "PNG")
     else:
@@ -125,7 +125,8 @@ def _pair(result: Result) -> str:
             f'<span class="aside">{text(name)} {number(value)}</span>' for name, value in scored.held_out.items()
         )
         words = f"<span>{label}</span><b>{number(scored.reward)}</b>{judged}"
-        return f'<figure class="{kind}">{image(scored.sample, label)}<figcaption>{words}</figcaption></figure>'
+        shown = image(scored.sample, result.settings, label)
+        return f'<figure class="{kind}">{shown}<figcaption>{words}</figcaption></figure>'
 
     figures = [figure("plain", "plain sample, same seed", result.plain)]
     if result.stock is not None:
@@ -136,15 +137,13 @@ def _pair(result: Result) -> str:
 
 def _frames(result: Result) -> str:
     """Of videos, some frames of the plain sample and of the best, side by side."""
-    if not isinstance(result.best.sample, list) or not isinstance(result.plain.sample, list):
+    rows: list[str] = []
+    for kind, label, scored in (("plain", "plain sample", result.plain), ("best", "best found", result.best)):
+        if isinstance(scored.sample, list):
+            sheet = image(contact_sheet(scored.sample), result.settings, label)
+            rows.append(f'<figure class="{kind}">{sheet}<figcaption>{label}</figcaption></figure>')
+    if not rows:
         return ""
-    rows = [
-        f'<figure class="{kind}">{image(contact_sheet(sample), label)}<figcaption>{label}</figcaption></figure>'
-        for kind, label, sample in (
-            ("plain", "plain sample", result.plain.sample),
-            ("best", "best found", result.best.sample),
-        )
-    ]
     return f'<h2>Frame by frame</h2><div class="sheets">{"".join(rows)}</div>'
 
 

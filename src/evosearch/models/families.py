@@ -63,11 +63,16 @@ _WAN = "WanPipeline"
 
 FAMILIES = (
     # Bundled.
-    Family("shapes-diffusion", _SD, 20, {"guidance_scale": 3.0}, named=r"(^|/)shapes-diffusion$"),
+    Family("shapes-diffusion", _SD, 20, {"guidance_scale": 3.0}, named=r"(^|/)shapes-diffusion(-large)?$"),
     Family(
         "shapes-flow", "FluxPipeline", 20,
         {"height": 64, "width": 64, "max_sequence_length": 24, "true_cfg_scale": 3.0, "negative_prompt": ""},
         named=r"(^|/)shapes-flow$",
+    ),
+    Family(
+        "shapes-video", _WAN, 20,
+        {"height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 24, "guidance_scale": 3.0},
+        named=r"(^|/)shapes-video$", frame_rate=8,
     ),
     # Images.
     Family("SD 2.1", _SD, 50, {"guidance_scale": 7.5}, where={"unet.cross_attention_dim": 1024}, half="float16"),
