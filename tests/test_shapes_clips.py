@@ -144,6 +144,27 @@ def test_what_vanishes_or_jumps_is_not_exact():
     assert score(np.concatenate([left, right, left]), "a red circle stays") < 0.75
 
 
+def at(*places):
+    """A red circle at these places along the middle row."""
+    (first,) = travel(parse("a red circle stays"), np.random.default_rng(3))[0]
+    return film([[replace(first, x=float(x), y=32.0)] for x in places])
+
+
+@pytest.mark.parametrize(
+    ("places", "prompt", "right"),
+    [
+        ([32, 33, 32, 31, 32, 33, 32, 31, 32], "a red circle stays", True),
+        ([25, 39, 25, 39, 25, 39, 25, 39, 25], "a red circle stays", False),
+        ([22, 27, 32, 37, 42, 37, 32, 27, 22], "a red circle stays", False),
+        ([22, 24, 26, 29, 32, 35, 38, 40, 42], "a red circle moves right", True),
+        ([22, 36, 22, 36, 27, 41, 29, 43, 42], "a red circle moves right", False),
+        ([15, 22, 29, 36, 43, 36, 32, 30, 29], "a red circle moves right", False),
+    ],
+)
+def test_motion_is_steady(places, prompt, right):
+    assert (score(at(*places), prompt) >= EXACT) == right
+
+
 def test_two_alike_are_followed_each_by_itself():
     prompt = "two red circles move left"
     frames = travel(parse(prompt), np.random.default_rng(5))

@@ -13,7 +13,8 @@ from evosearch.shapes import MOTIONS, Scene
 _STRIDE = 16.0  # an object that is further away in the next frame is another one
 _CHANGED = 12.0  # so far away does a change of colour or shape make an object seem
 _MOVED = 7.0  # from the first frame to the last; the world's own clips go twice as far
-_STAYED = 4.0
+_STAYED = 4.0  # between any two frames
+_EVEN = 5.0  # off the straight path at even speed
 _ASTRAY = 32.0  # a motion that is missed by this much earns nothing
 
 
@@ -28,12 +29,22 @@ class Track:
         """How much it is this object over a clip of so many frames, in [0, 1]."""
         return sum(item.agreement(colour, shape) for item in self.seen) / frames
 
-    def displacement(self, frames: int) -> np.ndarray:
-        """How far it goes in a clip of so many frames at its mean velocity, (2,) in pixels."""
+    @property
+    def spread(self) -> float:
+        """Greatest distance between two of its places, in pixels."""
+        return float(np.linalg.norm(self._places[:, None] - self._places, axis=-1).max())
+
+    def path(self, frames: int) -> tuple[np.ndarray, float]:
+        """How far it goes in a clip of so many frames at its mean velocity, (2,), and how far it strays from that."""
         if len(self.frames) < 2:
-            return np.zeros(2)
-        places = np.array([(item.x, item.y) for item in self.seen])
-        return np.polyfit(self.frames, places, 1)[0] * (frames - 1)
+            return np.zeros(2), 0.0
+        line = np.polyfit(self.frames, self._places, 1)
+        even = np.outer(self.frames, line[0]) + line[1]
+        return line[0] * (frames - 1), float(np.linalg.norm(self._places - even, axis=1).max())
+
+    @property
+    def _places(self) -> np.ndarray:
+        return np.array([(item.x, item.y) for item in self.seen])
 
 
 def follow(frames: Sequence[Sequence[Detected]], pixel: float) -> list[Track]:
@@ -77,20 +88,21 @@ def motion(scene: Scene, frames: Sequence[Sequence[Detected]], pixel: float) -> 
     for row, column in zip(*linear_sum_assignment(agreement, maximize=True), strict=True):
         track, told = tracks[column], wanted[row].motion
         if told is not None:
-            held[row] = _holds(told, track.displacement(len(frames)) / pixel) * len(track.frames) / len(frames)
+            held[row] = _holds(told, track, len(frames), pixel) * len(track.frames) / len(frames)
     told = np.array([group.motion is not None for group in wanted])
     return float(held[told].mean())
 
 
-def _holds(told: str, displacement: np.ndarray) -> float:
-    """How far an object did what was told, in [0, 1]."""
+def _holds(told: str, track: Track, frames: int, pixel: float) -> float:
+    """How far an object did what was told in a clip of so many frames, in [0, 1]."""
     way = np.array(MOTIONS[told])
     if not way.any():
-        missed = max(0.0, float(np.linalg.norm(displacement)) - _STAYED)
+        missed = max(0.0, track.spread / pixel - _STAYED)
     else:
+        displacement, astray = (value / pixel for value in track.path(frames))
         along = float(displacement @ way)
         across = float(np.linalg.norm(displacement - along * way))
-        missed = max(0.0, _MOVED - along) + max(0.0, across - max(along, _MOVED) / 2)
+        missed = max(0.0, _MOVED - along) + max(0.0, across - max(along, _MOVED) / 2) + max(0.0, astray - _EVEN)
     return float(np.clip(1 - missed / _ASTRAY, 0, 1))
 
 
