@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from evosearch.bench import compare, device, saturation
-from evosearch.bench.cells import read
+from evosearch.bench.cells import fingerprint, read
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
 from evosearch.models import BUNDLED
-from evosearch.shapes import held_out, parse
+from evosearch.rewards.shapes import ShapesReward
+from evosearch.shapes import held_out, layout, parse, render
+from evosearch.shapes_clips import film, travel
 
 
 def test_prompts_are_held_out_different_and_as_hard_as_asked():
@@ -40,7 +42,7 @@ def test_every_method_runs_at_every_budget_with_as_many_seeds():
 
 
 def _row(method, prompt, budget, curve, seed=0):
-    return {"method": method, "prompt": prompt, "seed": seed, "budget": budget, "curve": curve}
+    return {"method": method, "prompt": prompt, "seed": seed, "budget": budget, "curve": curve, "exact": True}
 
 
 def test_table_pairs_runs_of_one_budget_in_whatever_order_they_come():
@@ -80,11 +82,18 @@ def test_cells_resume_and_a_torn_line_is_run_again(tmp_path):
     assert len(read(tmp_path)) == 2
 
 
-@pytest.mark.parametrize(("fact", "other"), [("dtype", "bfloat16"), ("reward", "jpeg"), ("model", "mine")])
+@pytest.mark.parametrize(
+    ("fact", "other"), [("dtype", "bfloat16"), ("reward", "jpeg"), ("model", "mine"), ("weights", "f00")]
+)
 def test_runs_that_differ_are_not_mixed(tmp_path, fact, other):
-    (tmp_path / "cells-0-of-1.jsonl").write_text(json.dumps(_row("m", "p", 20, []) | {fact: other}) + "\n")
-    with pytest.raises(ValueError, match=f"{fact} must be {other}"):
-        list(compare.run([compare.Cell(compare.BASELINE, "a red circle", 0, 20)], tmp_path))
+    todo = [compare.Cell(compare.BASELINE, "a red circle", 0, 20)]
+    list(compare.run(todo, tmp_path))
+    (path,) = tmp_path.iterdir()
+    row = json.loads(path.read_text())
+    for changed, found in ((row | {fact: other}, other), ({k: v for k, v in row.items() if k != fact}, "unknown")):
+        path.write_text(json.dumps(changed) + "\n")
+        with pytest.raises(ValueError, match=f"{fact} must be {found}"):
+            list(compare.run(todo, tmp_path))
 
 
 def test_prompts_move_where_the_model_makes_videos():
@@ -137,8 +146,31 @@ def test_best_of_many_averages_over_disjoint_sets():
     rising = {"rewards": (np.arange(1000) / 1000).tolist()}  # the best of ten in a row is the tenth
     flat = {"rewards": [1.0] * 1000}
     lines = saturation.table([rising, flat]).splitlines()
-    assert lines[2] == "| 10 | 0.7520 | 60% | 50% of 2 prompts |"
+    assert lines[2] == "| 10 | 0.7520 | 60% | 48% of 2 prompts |"
     assert lines[4] == "| 1,000 | 0.9995 | 100% | 0% of 2 prompts |"
+
+
+@pytest.mark.parametrize("model", ["shapes-flow", "shapes-video"])
+def test_the_worlds_own_pictures_are_not_below_the_maximum(model):
+    for cell in saturation.all_cells(model)[:4]:
+        scene, rng = parse(cell.prompt), np.random.default_rng(0)
+        if scene.moving:
+            samples = np.stack([film(travel(scene, rng), rng) for _ in range(10)])
+        else:
+            samples = np.stack([render(layout(scene, rng), rng) for _ in range(20)])
+        rewards = ShapesReward()(torch.tensor(samples / 255).float().movedim(-1, -3), [cell.prompt] * len(samples))
+        assert saturation.FULL <= rewards.max() < 1
+
+
+def test_weights_have_a_fingerprint(tmp_path):
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "model.safetensors").write_bytes(b"one")
+    first = fingerprint(str(tmp_path), "shapes")
+    (tmp_path / "part" / "model.safetensors").write_bytes(b"two")
+    assert fingerprint(str(tmp_path), "shapes") != first
+    assert (
+        fingerprint("shapes-flow", "shapes_clip") != fingerprint("shapes-flow", "shapes") == fingerprint("shapes-flow")
+    )
 
 
 def test_pools_of_saturation_resume(tmp_path, monkeypatch):

@@ -278,7 +278,7 @@ def _next_folder() -> Path:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder; a former demo in it is replaced.")] = Path("evosearch-demo"),
     quick: Annotated[bool, typer.Option("--quick", help="One prompt a pipeline, smaller budgets.")] = False,
-    budget: Annotated[int | None, typer.Option(help="NFE of one search.  [default: 800]")] = None,
+    budget: Annotated[int | None, typer.Option(help="NFE of one search.  [default: 800, quick 300]")] = None,
     seed: Annotated[int, typer.Option(help="All noise and all choices follow from it.")] = 0,
 ) -> None:
     """Hard prompts, diffusion and flow: best-of-N against EvoSearch at equal NFE.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from evosearch import models
+
+MODELS = Path(models.__file__).parent
 C = TypeVar("C")  # a dataclass, whose fields name a cell
 
 
@@ -20,13 +24,13 @@ class Cells:
         part: (k, n): every n-th cell from the k-th, so that n processes can share the work.
 
     Raises:
-        ValueError: The folder holds cells of other facts.
+        ValueError: The folder holds cells of other facts, or cells that do not say.
     """
 
     def __init__(self, out: Path, facts: dict[str, Any], part: tuple[int, int] = (0, 1)) -> None:
         self._facts, self._part, self._rows = facts, part, read(out)
         for name, value in facts.items():
-            if others := {str(row.get(name, value)) for row in self._rows} - {str(value)}:
+            if others := {str(row.get(name, "unknown")) for row in self._rows} - {str(value)}:
                 raise ValueError(
                     f"{name} must be {', '.join(others)} as in the runs in {out}, got {value}; or name another folder"
                 )
@@ -49,6 +53,16 @@ class Cells:
         """Keep what a cell found."""
         with self._path.open("a") as lines:
             lines.write(json.dumps(asdict(cell) | self._facts | found) + "\n")
+
+
+def fingerprint(*names: str) -> str:
+    """First digits of the SHA-256 of the weights of bundled models and rewards and of folders; the hub's do not count."""
+    digest = hashlib.sha256()
+    for name in names:
+        bundled = MODELS / name.replace("_", "-")
+        for path in sorted((bundled if bundled.is_dir() else Path(name)).rglob("*.safetensors")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def read(out: Path) -> list[dict[str, Any]]:

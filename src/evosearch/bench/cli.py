@@ -100,9 +100,10 @@ def device(
     where = accelerator()
     if where == "cpu" and not small:
         raise ValueError("bench device needs an accelerator, and there is none here; --small tries it without")
+    names = [case.name for case in recipe.CASES]
+    if unknown := set(model or ()) - set(names):
+        raise ValueError(f"--model must be one of {', '.join(names)}, got {', '.join(sorted(unknown))}")
     chosen = [case for case in recipe.CASES if not model or case.name in model]
-    if not chosen:
-        raise ValueError(f"--model must be one of {', '.join(case.name for case in recipe.CASES)}, got {model}")
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else where
     typer.echo(f"bill: {len(chosen)} models, some minutes each, on {name}")
     rows: list[recipe.Row] = []

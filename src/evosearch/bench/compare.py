@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from evosearch import models
-from evosearch.bench.cells import Cells
+from evosearch.bench.cells import Cells, fingerprint
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
 from evosearch.rewards import load as load_reward
@@ -84,9 +84,12 @@ def run(
     Raises:
         ValueError: The folder holds runs of another model, reward or precision.
     """
-    cells = Cells(out, {"model": model, "reward": reward, "dtype": dtype}, part)
+    facts = {"model": model, "reward": reward, "dtype": dtype, "weights": fingerprint(model, reward)}
+    cells = Cells(out, facts, part)
+    if not (missing := cells.missing(todo)):
+        return
     pipe, judge = models.load(model, dtype=dtype), load_reward("shapes")
-    for cell in cells.missing(todo):
+    for cell in missing:
         algorithm, knobs = METHODS[cell.method]
         start = time.perf_counter()
         result = search(pipe, cell.prompt, reward, algorithm, cell.budget, seed=cell.seed, progress=False, **knobs)
@@ -105,20 +108,23 @@ def run(
 
 
 def table(rows: Sequence[dict[str, Any]], judged: bool = False) -> str:
-    """Markdown: mean best reward by method and budget, and the paired difference to best-of-N.
+    """Markdown: mean best reward by method and budget, exact samples, and the paired difference to best-of-N.
 
     Args:
         rows: Runs of one model and reward.
         judged: By the rules, which did not guide, instead of the reward that did.
     """
     best: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
+    exact: dict[tuple[str, int], int] = defaultdict(int)
     budgets = sorted({row["budget"] for row in rows})
     for row in rows:
         value = row["rules"] if judged else row["curve"][-1][2]
         best[row["method"], row["budget"]][row["prompt"], row["seed"]] = value
+        exact[row["method"], row["budget"]] += row["exact"]
+    shown = "rules of the best" if judged else "best reward"
     lines = [
-        "| NFE | method | runs | best reward | against best-of-N (95 % interval) | better / equal / worse |",
-        "|---:|---|---:|---:|---:|---:|",
+        f"| NFE | method | runs | {shown} | exact | against best-of-N (95 % interval) | better / equal / worse |",
+        "|---:|---|---:|---:|---:|---:|---:|",
     ]
     for budget in budgets:
         base = best[BASELINE, budget]
@@ -138,7 +144,8 @@ def table(rows: Sequence[dict[str, Any]], judged: bool = False) -> str:
                 flat = [d for values in differences.values() for d in values]
                 tally = f"{sum(d > 0 for d in flat)} / {sum(d == 0 for d in flat)} / {sum(d < 0 for d in flat)}"
             mean_reward = float(np.mean(list(found.values())))
-            lines.append(f"| {budget:,} | {method} | {len(found)} | {mean_reward:.4f} | {verdict} | {tally} |")
+            figures = (f"{budget:,}", method, len(found), f"{mean_reward:.4f}", exact[method, budget], verdict, tally)
+            lines.append(f"| {' | '.join(map(str, figures))} |")
     return "\n".join(lines)
 
 
