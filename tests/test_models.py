@@ -20,6 +20,7 @@ from diffusers.configuration_utils import FrozenDict
 from safetensors import safe_open
 
 import evosearch as es
+from evosearch.bench import device
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.models import FAMILIES
 from evosearch.rewards.shapes import ShapesReward, detect
@@ -285,7 +286,73 @@ def test_every_family_is_found_and_called_with_what_its_pipeline_takes(family):
     assert "num_inference_steps" in accepts
 
 
-def test_flow_shift_of_the_family_goes_into_the_scheduler(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "kind", "family"),
+    [
+        ("/data/turbo/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline", "SDXL"),
+        ("/cache/models--THUDM--CogVideoX-5b/snapshots/02b7", "CogVideoXPipeline", "CogVideoX 5B"),
+        ("/cache/models--THUDM--CogVideoX-2b/snapshots/0a17", "CogVideoXPipeline", "CogVideoX 2B"),
+        ("/models/2b", "CogVideoXPipeline", "CogVideoX 2B"),
+    ],
+)
+def test_a_family_is_told_by_its_own_name_not_by_the_folders_above(name, kind, family):
+    row = next(row for row in FAMILIES if row.name == family)
+    assert es.models.families.family_of(_bare(row, name), name) is row
+    assert es.models.families.half_of(kind, name)[0] == row.half
+
+
+@pytest.mark.parametrize(("layers", "norm", "family"), [(24, "rms_norm", "SD 3.5 Medium"), (24, None, "SD 3")])
+def test_sd3_is_told_by_its_configuration(layers, norm, family):
+    row = next(row for row in FAMILIES if row.name == family)
+    settings = {"transformer.num_layers": layers, "transformer.qk_norm": norm}
+    assert es.models.families.family_of(_bare(replace(row, where=settings), "sd3-medium"), "sd3-medium") is row
+
+
+@pytest.mark.parametrize(("case", "family"), [(case, case.name) for case in device.CASES])
+def test_large_models_are_known_by_their_real_configuration(case, family):
+    with torch.device("meta"):
+        pipe = case.build(True)
+    assert es.models.families.family_of(pipe, "mine").name == family
+
+
+@pytest.mark.parametrize(
+    "index", ["{}", "[]", '{"_class_name": "NoSuchPipeline"}', '{"_class_name": ["pipe", "Mine"]}']
+)
+def test_an_index_that_names_no_pipeline_is_refused(tmp_path, index):
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ValueError, match="must name a pipeline of diffusers"):
+        es.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "device must be"),
+        ({"device": "xla"}, "device must be"),
+        ({"dtype": "float8_e4m3fn"}, "dtype must be"),
+        ({"dtype": {"unet": "fp16"}}, "dtype must be"),
+        ({"torch_dtype": "fp16"}, "torch_dtype is called dtype"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        es.load("shapes-diffusion", **options)
+
+
+def test_a_scheduler_of_the_users_own_is_left_alone(tmp_path, monkeypatch):
+    pipelines.wan().save_pretrained(tmp_path / "tiny")
+    wan = next(family for family in FAMILIES if family.name == "Wan 2.1 1.3B")
+    monkeypatch.setattr(es.models.families, "FAMILIES", (replace(wan, where={}),))
+    own = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0)
+    assert es.load(tmp_path / "tiny", scheduler=own).scheduler.config.flow_shift == 2.0
+    flow = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
+    pipe = pipelines.wan()
+    pipe.scheduler = flow
+    pipe.save_pretrained(tmp_path / "flow")
+    assert "flow_shift" not in es.load(tmp_path / "flow").scheduler.config
+
+
+def test_settings_of_the_family_go_into_the_scheduler(tmp_path, monkeypatch):
     tiny = pipelines.wan()
     tiny.scheduler = diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0
@@ -295,7 +362,7 @@ def test_flow_shift_of_the_family_goes_into_the_scheduler(tmp_path, monkeypatch)
     tiny_wan = replace(wan, where={"transformer.num_layers": tiny.transformer.config.num_layers})
     monkeypatch.setattr(es.models.families, "FAMILIES", (tiny_wan,))
     loaded = es.load(str(tmp_path / "tiny"))
-    assert loaded.scheduler.config.flow_shift == 3.0
+    assert loaded.scheduler.config.flow_shift == 8.0
     assert es.models.frame_rate(loaded) == 16
 
 

@@ -72,12 +72,18 @@ def test_clip_reads_of_a_clip_what_a_picture_shows(clip):
     assert clip(samples, ["a dog moves left"] * 2).isfinite().all()
 
 
+@pytest.mark.parametrize("prompt", ["one red circle and 2 blue stars", "A red circle, two blue star."])
+def test_clip_reads_every_spelling_of_a_caption(clip, prompt):
+    samples = torch.rand(1, 3, 64, 64)
+    assert torch.equal(clip(samples, [prompt]), clip(samples, ["a red circle and two blue stars"]))
+
+
 def test_search_is_guided_by_the_learned_reward_and_judged_by_the_rules():
-    result = es.search(
-        "shapes-diffusion", "two red circles", "shapes_clip", "best_of_n", "4x", held_out="shapes", progress=False
-    )
-    assert result.best.reward >= result.plain.reward
-    assert 0 <= result.best.held_out["shapes"] <= 1
+    prompt = "two red circles"
+    result = es.search("shapes-diffusion", prompt, "shapes_clip", "best_of_n", "4x", held_out="shapes", progress=False)
+    sample = to_samples([np.asarray(result.best.sample)])
+    assert result.best.reward == pytest.approx(rewards.load("shapes-clip")(sample, [prompt]).item(), abs=1e-4)
+    assert result.best.held_out["shapes"] == pytest.approx(rewards.load("shapes")(sample, [prompt]).item())
 
 
 # shapes_quality

@@ -87,7 +87,7 @@ def correlation(reward: ShapesClip, name: str) -> str:
         ruled.append(rules(samples, prompts))
         within.append(float(spearmanr(learned[-1], ruled[-1]).statistic))
     overall = float(spearmanr(torch.cat(learned), torch.cat(ruled)).statistic)
-    low, high = np.percentile(within, (25, 75))
+    low, high = np.nanpercentile(within, (25, 75))
     return f"| {name} | {np.nanmean(within):.2f} ({low:.2f} to {high:.2f}) | {overall:.2f} |"
 
 

@@ -56,7 +56,7 @@ class Cells:
 
 
 def fingerprint(*names: str) -> str:
-    """First digits of the SHA-256 of the weights of bundled models and rewards and of folders; the hub's do not count."""
+    """First digits of the SHA-256 of weights, of bundled models and rewards and of folders; the hub's do not count."""
     digest = hashlib.sha256()
     for name in names:
         bundled = MODELS / name.replace("_", "-")

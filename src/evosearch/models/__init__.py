@@ -26,7 +26,7 @@ Quantize = Literal["8bit", "4bit"]
 
 
 def load(
-    name: str,
+    name: str | Path,
     *,
     dtype: torch.dtype | str | None = None,
     device: str | None = None,
@@ -57,10 +57,11 @@ def load(
     import torch
     from diffusers import DiffusionPipeline
 
+    name = str(name)
     _check(name, offload, quantize, kwargs)
-    device = device or accelerator()
+    device = _device(device)
     if offload and device == "cpu":
-        raise ValueError(f"offload={offload!r} needs an accelerator, and there is none here; leave it out")
+        raise ValueError(f"offload={offload!r} needs an accelerator as device, got 'cpu'; leave it out")
     source = str(_HERE / name) if name in BUNDLED else name
     try:
         parts = _parts(source, kwargs)
@@ -71,8 +72,9 @@ def load(
     except OSError as error:
         raise ValueError(_reason(name, error)) from error
     family = family_of(pipe, name_of(pipe))
-    if family is not None and family.flow_shift is not None:
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, flow_shift=family.flow_shift)
+    known = {} if family is None or "scheduler" in kwargs else family.scheduler
+    if suited := {key: value for key, value in known.items() if key in pipe.scheduler.config}:
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **suited)
     if vae_tiling:
         if not hasattr(getattr(pipe, "vae", None), "enable_tiling"):
             raise ValueError(
@@ -113,6 +115,8 @@ def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[st
         raise ValueError(f"offload must be 'model', 'sequential' or None, got {offload!r}")
     if quantize not in (None, "8bit", "4bit"):
         raise ValueError(f"quantize must be '8bit', '4bit' or None, got {quantize!r}")
+    if "torch_dtype" in kwargs:
+        raise ValueError("torch_dtype is called dtype here; rename it")
     if "trust_remote_code" in kwargs:
         raise ValueError("trust_remote_code is never used here: code that comes with weights can do anything")
     folder = Path(name)
@@ -132,6 +136,7 @@ def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[st
 
 def _parts(source: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """What the pipeline consists of, as its model_index.json says."""
+    import diffusers
     from huggingface_hub import hf_hub_download
 
     index = Path(source) / "model_index.json"
@@ -139,9 +144,16 @@ def _parts(source: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         named = ("cache_dir", "local_files_only", "revision", "token")
         index = Path(hf_hub_download(source, index.name, **{k: kwargs[k] for k in named if k in kwargs}))
     try:
-        return json.loads(index.read_text())
+        parts = json.loads(index.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"model {source!r} has a model_index.json that is no JSON: {error}") from None
+    kind = parts.get("_class_name") if isinstance(parts, dict) else None
+    if not isinstance(kind, str) or not hasattr(diffusers, kind):
+        raise ValueError(
+            f"model {source!r} must name a pipeline of diffusers {diffusers.__version__} as _class_name in its "
+            f"model_index.json, but names {kind!r}; a newer diffusers may know it, code of its own is never run"
+        )
+    return parts
 
 
 def accelerator() -> str:
@@ -152,15 +164,29 @@ def accelerator() -> str:
     return "cpu" if found is None else found.type
 
 
+def _device(device: str | None) -> str:
+    import torch
+
+    try:
+        kind = torch.device(device or accelerator()).type
+    except RuntimeError:
+        kind = "unknown"
+    if kind not in ("cpu", accelerator()):
+        here = dict.fromkeys((accelerator(), "cpu"))
+        raise ValueError(f"device must be {' or '.join(map(repr, here))} on this machine, got {device!r}")
+    return device or accelerator()
+
+
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     import torch
 
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    found = getattr(torch, {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}.get(dtype, dtype), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype must be float32, float16 or bfloat16, got {dtype!r}")
-    return found
+    known = {
+        torch.float32: ("float32", "fp32"), torch.float16: ("float16", "fp16"), torch.bfloat16: ("bfloat16", "bf16")
+    }  # fmt: skip
+    for found, names in known.items():
+        if dtype == found or dtype in names:
+            return found
+    raise ValueError(f"dtype must be float32, float16 or bfloat16, got {dtype!r}")
 
 
 def _precision(pipeline: str, name: str, device: str) -> Any:

@@ -8,8 +8,9 @@ generates many times.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 _WAN_NEGATIVE = (
@@ -32,10 +33,10 @@ class Family:
         call: Arguments of the pipeline's ``__call__``.
         where: What marks it among pipelines of the class: configuration values by dotted name, such as
             ``transformer.num_layers``, or ``pipe.`` and a name for the pipeline's own.
-        named: Pattern in its hub id or folder, where configurations are alike.
+        named: Pattern in its own name, that of the repository or folder, where configurations are alike.
         half: Name of the half precision that it runs in on an accelerator.
         full: Parts that need single precision.
-        flow_shift: Of the scheduler, where it depends on the size.
+        scheduler: Settings of the scheduler, where the authors' differ from those that come with the weights.
         frame_rate: Of its videos, per second.
     """
 
@@ -47,7 +48,7 @@ class Family:
     named: str = ""
     half: str = "bfloat16"
     full: tuple[str, ...] = ()
-    flow_shift: float | None = None
+    scheduler: Mapping[str, Any] = field(default_factory=dict[str, Any])
     frame_rate: int | None = None
 
     @property
@@ -63,16 +64,16 @@ _WAN = "WanPipeline"
 
 FAMILIES = (
     # Bundled.
-    Family("shapes-diffusion", _SD, 20, {"guidance_scale": 3.0}, named=r"(^|/)shapes-diffusion(-large)?$"),
+    Family("shapes-diffusion", _SD, 20, {"guidance_scale": 3.0}, named=r"^shapes-diffusion(-large)?$"),
     Family(
         "shapes-flow", "FluxPipeline", 20,
         {"height": 64, "width": 64, "max_sequence_length": 24, "true_cfg_scale": 3.0, "negative_prompt": ""},
-        named=r"(^|/)shapes-flow$",
+        named=r"^shapes-flow$",
     ),
     Family(
         "shapes-video", _WAN, 20,
         {"height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 24, "guidance_scale": 3.0},
-        named=r"(^|/)shapes-video$", frame_rate=8,
+        named=r"^shapes-video$", frame_rate=8,
     ),
     # Images.
     Family("SD 2.1", _SD, 50, {"guidance_scale": 7.5}, where={"unet.cross_attention_dim": 1024}, half="float16"),
@@ -80,7 +81,10 @@ FAMILIES = (
     Family("SDXL Turbo", _SDXL, 4, {"guidance_scale": 0.0}, named="turbo", half="float16"),
     Family("SDXL", _SDXL, 30, {"guidance_scale": 5.0}, half="float16"),
     Family("SD 3.5 Large Turbo", _SD3, 4, {"guidance_scale": 0.0}, named="turbo"),
-    Family("SD 3.5 Medium", _SD3, 40, {"guidance_scale": 4.5}, where={"transformer.num_layers": 24}, named="3.5"),
+    Family(
+        "SD 3.5 Medium", _SD3, 40, {"guidance_scale": 4.5},
+        where={"transformer.num_layers": 24, "transformer.qk_norm": "rms_norm"},
+    ),
     Family("SD 3.5 Large", _SD3, 28, {"guidance_scale": 3.5}, where={"transformer.num_layers": 38}),
     Family("SD 3", _SD3, 28, {"guidance_scale": 7.0}),
     Family(
@@ -102,22 +106,22 @@ FAMILIES = (
         "Wan 2.2 A14B", _WAN, 40,
         {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 4.0, "guidance_scale_2": 3.0,
          "negative_prompt": _WAN_NEGATIVE},
-        where={"transformer_2.num_layers": 40}, full=("vae",), frame_rate=16,
+        where={"transformer_2.num_layers": 40}, full=("vae",), scheduler={"flow_shift": 12.0}, frame_rate=16,
     ),
     Family(
         "Wan 2.2 TI2V 5B", _WAN, 50,
         {"height": 704, "width": 1280, "num_frames": 121, "guidance_scale": 5.0, "negative_prompt": _WAN_NEGATIVE},
-        where={"pipe.expand_timesteps": True}, full=("vae",), flow_shift=5.0, frame_rate=24,
+        where={"pipe.expand_timesteps": True}, full=("vae",), scheduler={"flow_shift": 5.0}, frame_rate=24,
     ),
     Family(
         "Wan 2.1 14B", _WAN, 50,
         {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0, "negative_prompt": _WAN_NEGATIVE},
-        where={"transformer.num_layers": 40}, full=("vae",), flow_shift=3.0, frame_rate=16,
+        where={"transformer.num_layers": 40}, full=("vae",), scheduler={"flow_shift": 5.0}, frame_rate=16,
     ),
     Family(
         "Wan 2.1 1.3B", _WAN, 50,
-        {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0, "negative_prompt": _WAN_NEGATIVE},
-        where={"transformer.num_layers": 30}, full=("vae",), flow_shift=3.0, frame_rate=16,
+        {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 6.0, "negative_prompt": _WAN_NEGATIVE},
+        where={"transformer.num_layers": 30}, full=("vae",), scheduler={"flow_shift": 8.0}, frame_rate=16,
     ),
     Family(
         "HunyuanVideo 13B", "HunyuanVideoPipeline", 30,
@@ -131,28 +135,40 @@ FAMILIES = (
     ),
     Family(
         "CogVideoX 2B", "CogVideoXPipeline", 50, {"guidance_scale": 6.0, "num_frames": 49},
-        named="2b", half="float16", frame_rate=8,
+        named="2b", half="float16", scheduler={"timestep_spacing": "trailing"}, frame_rate=8,
     ),
-    Family("CogVideoX 5B", "CogVideoXPipeline", 50, {"guidance_scale": 6.0, "num_frames": 49}, frame_rate=8),
+    Family(
+        "CogVideoX 1.5 5B", "CogVideoXPipeline", 50, {"guidance_scale": 6.0, "num_frames": 81},
+        where={"transformer.patch_size_t": 2}, scheduler={"timestep_spacing": "trailing"}, frame_rate=16,
+    ),
+    Family(
+        "CogVideoX 5B", "CogVideoXPipeline", 50, {"guidance_scale": 6.0, "num_frames": 49},
+        scheduler={"timestep_spacing": "trailing"}, frame_rate=8,
+    ),
 )  # fmt: skip
 """Rows are tried from above; the first that fits is taken."""
 
 
 def family_of(pipe: Any, name: str) -> Family | None:
     """The row that fits a pipeline of this hub id, folder or bundled name; None where there is none."""
-    kind = type(pipe).__name__
-    for family in FAMILIES:
-        fits = family.pipeline == kind and re.search(family.named, name, re.IGNORECASE)
-        if fits and all(_setting(pipe, key) == value for key, value in family.where.items()):
+    for family in _rows(type(pipe).__name__, name):
+        if all(_setting(pipe, key) == value for key, value in family.where.items()):
             return family
     return None
 
 
 def half_of(pipeline: str, name: str) -> tuple[str, tuple[str, ...]]:
     """The half precision of a class of pipelines, as far as a name tells, and the parts that need single precision."""
-    rows = (f for f in FAMILIES if f.pipeline == pipeline and re.search(f.named, name, re.IGNORECASE))
-    family = next(rows, None)
+    family = next(_rows(pipeline, name), None)
     return ("bfloat16", ()) if family is None else (family.half, family.full)
+
+
+def _rows(pipeline: str, name: str) -> Iterator[Family]:
+    cached = re.search(r"models--([^/]+)", name)  # as the hub's cache names folders: models--owner--name
+    own = cached[1].rpartition("--")[2] if cached else PurePath(name).name
+    for family in FAMILIES:
+        if family.pipeline == pipeline and re.search(family.named, own, re.IGNORECASE):
+            yield family
 
 
 def _setting(pipe: Any, key: str) -> Any:

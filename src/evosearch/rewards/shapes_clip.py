@@ -68,19 +68,17 @@ class ShapesClip:
 
     def _embedded(self, prompt: str) -> Tensor:
         if prompt not in self._prompts:
-            tokens = self._tokenizer([_at_rest(prompt)], padding="max_length", truncation=True, return_tensors="pt")
+            tokens = self._tokenizer([_as_trained(prompt)], padding="max_length", truncation=True, return_tensors="pt")
             with torch.inference_mode(False), torch.no_grad():
                 features = self._model.get_text_features(**tokens.to(self.device)).pooler_output
             self._prompts[prompt] = functional.normalize(features[0], dim=-1)
         return self._prompts[prompt]
 
 
-def _at_rest(prompt: str) -> str:
-    """A caption without what its groups do; other prompts as they are."""
+def _as_trained(prompt: str) -> str:
+    """A caption in the words of training, without what its groups do; other prompts as they are."""
     try:
         scene = parse(prompt)
     except ValueError:
         return prompt
-    if not scene.moving:
-        return prompt
-    return Scene(tuple(replace(group, motion=None) for group in scene.groups)).caption
+    return Scene(tuple(replace(group, motion=None) for group in scene.groups), scene.relations).caption
