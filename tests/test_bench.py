@@ -110,10 +110,27 @@ def test_parts_share_the_work(tmp_path, part):
 @pytest.mark.parametrize("case", device.CASES, ids=lambda case: case.name)
 def test_every_large_model_is_measured_at_small_size(case):
     rows = list(device.measure(case, full=False, device="cpu", batches=(1, 2)))
-    assert [(row.setting, row.batch) for row in rows[:2]] == [("as it is", 1), ("as it is", 2)]
-    assert rows[2].setting.startswith("population of") and rows[2].stock is None
+    assert [(row.batch, row.population) for row in rows[:2]] == [(1, 1), (2, 2)]
+    assert [row.population // row.batch for row in rows[2:]] == [4, 16]
     assert all(row.search > 0 for row in rows) and all(row.stock > 0 for row in rows[:2])
     assert device.table(rows).count("\n") == len(rows) + 1
+
+
+@pytest.mark.parametrize(("most", "fitting"), [(0, []), (1, [(1, 1)]), (2, [(1, 1), (2, 2)])])
+def test_what_does_not_fit_is_said_and_ends_nothing_else(monkeypatch, most, fitting):
+    def searched(pipe, call, batch, population, where):
+        if batch > most:
+            raise torch.OutOfMemoryError
+        return 10.0 * batch, None
+
+    monkeypatch.setattr(device, "_searched", searched)
+    rows = list(device.measure(device.CASES[0], full=False, device="cpu", batches=(1, 2, 4)))
+    assert [(row.batch, row.population) for row in rows if row.search and row.population == row.batch] == fitting
+    assert [row.batch for row in rows if row.search is None] == [{0: 1, 1: 2, 2: 4}[most]]
+    assert [(row.batch, row.population) for row in rows if row.population > row.batch] == [
+        (most, times * most) for times in (4, 16) if most
+    ]
+    assert "does not fit" in device.table(rows) and "does not fit" in "".join(map(str, rows))
 
 
 BILLIONS = {"SD 2.1": 0.866, "FLUX.1-dev": 11.90, "Wan 2.1 1.3B": 1.42, "Wan 2.1 14B": 14.29, "HunyuanVideo 13B": 12.82}

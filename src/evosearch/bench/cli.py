@@ -109,7 +109,7 @@ def device(
     rows: list[recipe.Row] = []
     for case in chosen:
         for row in recipe.measure(case, full=not small, device=where, batches=(1, 2) if small else (1, 2, 4, 8, 16)):
-            typer.echo(f"{row.case}, {row.setting}, micro-batch {row.batch}: {row.search:.2f} NFE/s")
+            typer.echo(row)
             rows.append(row)
     typer.echo(recipe.table(rows))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,14 +45,23 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: NFE a second of search and stock pipeline, and the most memory that either took, in GiB."""
+    """One measurement: NFE a second and peak memory in GiB, of the search and of the stock pipeline.
+
+    A search of no speed did not fit into memory; the stock pipeline is timed on one micro-batch alone.
+    """
 
     case: str
     setting: str
     batch: int
-    search: float
-    stock: float | None
-    memory: float | None
+    population: int
+    search: float | None
+    search_memory: float | None
+    stock: float | None = None
+    stock_memory: float | None = None
+
+    def __str__(self) -> str:
+        speed = "does not fit" if self.search is None else f"{self.search:.2f} NFE/s"
+        return f"{self.case}, {self.setting}, population of {self.population} by {self.batch}: {speed}"
 
 
 def _stable_diffusion(full: bool) -> Any:
@@ -185,55 +195,71 @@ CASES = (
 
 
 def measure(case: Case, *, full: bool, device: str, batches: tuple[int, ...] = (1, 2, 4, 8, 16)) -> Iterator[Row]:
-    """Time one model: every micro-batch that fits, then the best of them with offload and compiled.
+    """Time one model: each micro-batch that fits, larger populations by the best of them, compiled, offloaded.
 
     Args:
         case: The model.
         full: Real size, in bfloat16; else small, in float32.
-        device: Where.
-        batches: Particles in a pass of the model, from small to large; the first that does not fit ends the row.
+        device: Where; on a CPU nothing is compiled or offloaded.
+        batches: Particles in a pass of the model, from small to large, up to the first that does not fit.
 
     Yields:
         A row a setting. The stock pipeline runs on the same batch, steps and arguments, decoding included.
     """
     dtype = torch.bfloat16 if full else torch.float32
-    with torch.device(device):
-        pipe = case.build(full).to(device, dtype)
+    with torch.device(device), _default(dtype):
+        pipe = case.build(full)
     pipe.set_progress_bar_config(disable=True)
     call = _call(case, full, device, dtype)
-    rows: list[Row] = []
+    best = Row(case.name, "", batches[0], batches[0], None, None)
     for batch in batches:
-        try:
-            rows.append(_timed(case.name, "as it is", pipe, call, batch, device))
-        except torch.OutOfMemoryError:
+        yield (row := _row(case, "as it is", pipe, call, batch, batch, device))
+        if row.search is None:
             break
-        yield rows[-1]
-    if not rows:
+        best = max(best, row, key=lambda row: row.search or 0.0)
+    if best.search is not None:
+        for times in (4, 16):
+            yield _row(case, "as it is", pipe, call, best.batch, times * best.batch, device)
+    if device == "cpu":
         return
-    best = max(rows, key=lambda row: row.search).batch
-    many = _searched(pipe, call, best, 4 * best, device)
-    yield Row(case.name, f"population of {4 * best}", best, many[0], None, many[1])
-    if device != "cpu":
+    if best.search is not None:
         denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
         denoiser.compile()
-        yield _timed(case.name, "compiled", pipe, call, best, device)
+        yield _row(case, "compiled", pipe, call, best.batch, best.batch, device)
         denoiser._compiled_call_impl = None
-        pipe.enable_model_cpu_offload(device=torch.device(device))
-        yield _timed(case.name, "offload=model", pipe, call, best, device)
+    pipe.enable_model_cpu_offload(device=torch.device(device))
+    yield _row(case, "offload=model", pipe, call, best.batch, best.batch, device)
+    del pipe
+    _free(device)
 
 
 def table(rows: list[Row]) -> str:
     """Markdown."""
     lines = [
-        "| model | setting | micro-batch | search, NFE/s | stock, NFE/s | ratio | peak GiB |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        "| model | setting | micro-batch | population | search, NFE/s | stock, NFE/s | ratio | search, GiB | stock |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        stock = "" if row.stock is None else f"{row.stock:.2f}"
-        ratio = "" if row.stock is None else f"{row.search / row.stock:.2f}"
-        memory = "" if row.memory is None else f"{row.memory:.1f}"
-        lines.append(f"| {row.case} | {row.setting} | {row.batch} | {row.search:.2f} | {stock} | {ratio} | {memory} |")
+        search = "does not fit" if row.search is None else f"{row.search:.2f}"
+        ratio = f"{row.search / row.stock:.2f}" if row.search and row.stock else ""
+        stock, memory, other = (
+            "" if value is None else f"{value:.{digits}f}"
+            for value, digits in ((row.stock, 2), (row.search_memory, 1), (row.stock_memory, 1))
+        )
+        figures = (row.case, row.setting, row.batch, row.population, search, stock, ratio, memory, other)
+        lines.append(f"| {' | '.join(map(str, figures))} |")
     return "\n".join(lines)
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Generator[None]:
+    """Make new weights in this precision from the first: in twice the memory, the largest would not fit."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _call(case: Case, full: bool, device: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -247,11 +273,21 @@ def _call(case: Case, full: bool, device: str, dtype: torch.dtype) -> dict[str, 
     return call
 
 
-def _timed(name: str, setting: str, pipe: Any, call: dict[str, Any], batch: int, device: str) -> Row:
-    search, memory = _searched(pipe, call, batch, batch, device)
-    stock, other = _stock(pipe, call, batch, device)
-    most = None if memory is None or other is None else max(memory, other)
-    return Row(name, setting, batch, search, stock, most)
+def _row(case: Case, setting: str, pipe: Any, call: dict[str, Any], batch: int, population: int, device: str) -> Row:
+    try:
+        search, memory = _searched(pipe, call, batch, population, device)
+        stock, other = _stock(pipe, call, batch, device) if population == batch else (None, None)
+        return Row(case.name, setting, batch, population, search, memory, stock, other)
+    except torch.OutOfMemoryError:
+        return Row(case.name, setting, batch, population, None, None)
+    finally:
+        _free(device)
+
+
+def _free(device: str) -> None:
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _searched(pipe: Any, call: dict[str, Any], batch: int, population: int, device: str) -> tuple[float, float | None]:
