@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from io import BytesIO
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 import toy
@@ -165,6 +166,18 @@ def test_video_is_shown_frame_by_frame(tmp_path):
         for place, number in ((0, 0), (7, 11)):
             frame = sheet.convert("RGB").crop((place * 17, 0, place * 17 + 16, 16))
             assert frame.tobytes() == scored.sample[number].tobytes()
+
+
+def test_frames_of_a_small_video_are_shown_as_they_are(result):
+    frames = [
+        Image.fromarray(np.random.default_rng(k).integers(256, size=(64, 64, 3), dtype=np.uint8)) for k in range(9)
+    ]
+    video = replace(result, kept=[replace(result.kept[0], sample=frames)], plain=replace(result.plain, sample=frames))
+    html = render(video)
+    sheets = html[html.index("<h2>Frame by frame") : html.index('<dl class="numbers">')]
+    assert sheets.count("<img class=small") == 2
+    (plain, _) = Page(sheets).images
+    assert plain.convert("RGB").crop((0, 0, 64, 64)).tobytes() == frames[0].tobytes()
 
 
 def test_pipelines_own_solver_stands_between(result):

@@ -94,18 +94,28 @@ def text(words: str, most: int | None = None) -> str:
 
 def image(sample: Sample, settings: Mapping[str, Any], alt: str = "") -> str:
     """An ``img`` of a run's sample, the picture within; a video plays."""
-    small = max(picture(sample).size) < _SMALL
+    small = _is_small(sample)
+    if not isinstance(sample, list):
+        return _still(sample, small, alt)
     stream = BytesIO()
-    if isinstance(sample, list):
-        first, *rest = [_shrunk(frame, _LARGE // 2) for frame in sample]
-        options: dict[str, Any] = {"lossless": True} if small else {"quality": 80}
-        duration = round(1000 / frame_rate(settings))
-        first.save(stream, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, **options)
-    elif small:
-        sample.save(stream, "PNG")
+    first, *rest = [_shrunk(frame, _LARGE // 2) for frame in sample]
+    options: dict[str, Any] = {"lossless": True} if small else {"quality": 80}
+    duration = round(1000 / frame_rate(settings))
+    first.save(stream, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, **options)
+    return _img(stream.getvalue(), "webp", small, alt)
+
+
+def _is_small(sample: Sample) -> bool:
+    return max(picture(sample).size) < _SMALL
+
+
+def _still(image: Image.Image, small: bool, alt: str) -> str:
+    stream = BytesIO()
+    if small:
+        image.save(stream, "PNG")
     else:
-        _shrunk(sample, _LARGE).save(stream, "WEBP", quality=90)
-    return _img(stream.getvalue(), "png" if small and not isinstance(sample, list) else "webp", small, alt)
+        _shrunk(image, _LARGE).save(stream, "WEBP", quality=90)
+    return _img(stream.getvalue(), "png" if small else "webp", small, alt)
 
 
 def _shrunk(picture: Image.Image, side: int) -> Image.Image:
@@ -140,7 +150,7 @@ def _frames(result: Result) -> str:
     rows: list[str] = []
     for kind, label, scored in (("plain", "plain sample", result.plain), ("best", "best found", result.best)):
         if isinstance(scored.sample, list):
-            sheet = image(contact_sheet(scored.sample), result.settings, label)
+            sheet = _still(contact_sheet(scored.sample), _is_small(scored.sample), label)
             rows.append(f'<figure class="{kind}">{sheet}<figcaption>{label}</figcaption></figure>')
     if not rows:
         return ""
@@ -173,7 +183,7 @@ def _thumb(result: Result, id: int, caption: str, kind: str = "") -> str:
     if data is None:
         return ""
     return (
-        f'<figure class="{kind}">{_img(data, "webp", max(picture(result.best.sample).size) < _SMALL, caption)}'
+        f'<figure class="{kind}">{_img(data, "webp", _is_small(result.best.sample), caption)}'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
