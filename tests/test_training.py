@@ -1,6 +1,8 @@
 """The training scripts: they resume, repeat, and write what loads. Not how good the models are."""
 
 import importlib
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 from torch import nn
+
+import evosearch
 
 TRAINING = Path(__file__).parents[1] / "training"
 
@@ -86,3 +90,35 @@ def test_every_script_trains_and_writes_a_model_that_loads(scripts, tmp_path, mo
         pipe = DiffusionPipeline.from_pretrained(out)
         assert all(value.isfinite().all() for part in (pipe.vae,) for value in part.parameters())
     assert '"steps": 2' in (out / "training.json").read_text()
+
+
+def test_training_goes_on_from_the_finished_weights_alone(scripts, tmp_path, monkeypatch):
+    out = tmp_path / "shapes-diffusion"
+    shutil.copytree(Path(evosearch.models.__file__).parent / "shapes-diffusion", out)
+    before, facts = (
+        load_file(out / "vae/diffusion_pytorch_model.safetensors"),
+        json.loads((out / "training.json").read_text()),
+    )
+    script = scripts("train_shapes_diffusion")
+    monkeypatch.setattr(scripts("latents"), "EXAMPLES", 64)
+    (tmp_path / "runs").mkdir()
+    arguments = [
+        "denoiser",
+        "export",
+        "--continued",
+        "--steps",
+        "1",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(out),
+    ]
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    unet = load_file(out / "unet/diffusion_pytorch_model.safetensors")
+    script.main()
+    after = json.loads((out / "training.json").read_text())["stages"]
+    assert after["autoencoder"] == facts["stages"]["autoencoder"] and after["denoiser"]["steps"] == 1
+    kept = load_file(out / "vae/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(kept[name], before[name]) for name in before)
+    trained = load_file(out / "unet/diffusion_pytorch_model.safetensors")
+    assert all((trained[name] - unet[name]).abs().max() < 0.01 for name in unet)

@@ -59,8 +59,13 @@ def restore(model: AutoencoderKL, folder: Path) -> None:
     model.load_state_dict(AutoencoderKL.from_pretrained(folder / "vae").state_dict())
 
 
-def load(checkpoint: Path, device: torch.device) -> AutoencoderKL:
-    """The trained autoencoder, its latents normalised to mean 0 and deviation 1 in each channel."""
+def load(checkpoint: Path, device: torch.device, folder: Path) -> AutoencoderKL:
+    """The trained autoencoder, its latents normalised to mean 0 and deviation 1 in each channel.
+
+    Without a checkpoint it is that of the finished pipeline in the folder.
+    """
+    if not checkpoint.exists():
+        return AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False).to(device)
     model = build()
     model.load_state_dict(averaged_weights(checkpoint))
     model.eval().requires_grad_(False).to(device)

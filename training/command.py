@@ -35,7 +35,11 @@ class Command:
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--runs", type=Path, default=RUNS / name, help="folder of the checkpoints")
         parser.add_argument("--out", type=Path, default=folder / name, help="folder of the finished model")
-        parser.add_argument("--continued", action="store_true", help="begin with the weights of the model in --out")
+        parser.add_argument(
+            "--continued",
+            action="store_true",
+            help="begin a stage that has no checkpoint with the weights of the model in --out",
+        )
         parser.add_argument("--compile", action="store_true", help="torch.compile the model; needs a C++ compiler")
         args = parser.parse_args()
         if unknown := set(args.stages) - set(stages):

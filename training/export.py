@@ -31,7 +31,10 @@ def write(save: Callable[[Path], object], folder: Path, checkpoints: list[Path])
         halves = {name: value.half() for name, value in load_file(weights).items()}
         save_tensors(weights, halves, {"format": "pt"})
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else "two CPU cores"
-    facts = {"hardware": hardware, "stages": {path.stem: _facts(path) for path in checkpoints}}
+    # A stage without a checkpoint is one whose weights were taken over from the finished model.
+    former = json.loads((folder / FACTS).read_text())["stages"] if (folder / FACTS).exists() else {}
+    stages = {path.stem: _facts(path) if path.exists() else former[path.stem] for path in checkpoints}
+    facts = {"hardware": hardware, "stages": stages}
     (temporary / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
     for source in filter(Path.is_file, temporary.rglob("*")):
         target = folder / source.relative_to(temporary)

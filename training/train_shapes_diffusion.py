@@ -26,7 +26,7 @@ def main() -> None:
         model = command.start(autoencoder.build, autoencoder.restore)
         autoencoder.fit(model, command.plan(1e-3, minutes=25), first)
     if "denoiser" in command.stages:
-        vae, vocabulary = autoencoder.load(first, command.device), tokens.tokenizer()
+        vae, vocabulary = autoencoder.load(first, command.device, command.out), tokens.tokenizer()
         model = command.start(denoiser.Denoiser, denoiser.restore)
         denoiser.fit(model, command.plan(1e-3, minutes=60), second, vae, vocabulary, command.compiled)
     if "export" in command.stages:
@@ -35,7 +35,7 @@ def main() -> None:
 
 def export(autoencoder_checkpoint: Path, denoiser_checkpoint: Path, folder: Path) -> None:
     """Write the pipeline."""
-    vae = autoencoder.load(autoencoder_checkpoint, torch.device("cpu"))
+    vae = autoencoder.load(autoencoder_checkpoint, torch.device("cpu"), folder)
     pipeline = denoiser.pipeline(denoiser.load(denoiser_checkpoint), vae)
     write(pipeline.save_pretrained, folder, [autoencoder_checkpoint, denoiser_checkpoint])
 

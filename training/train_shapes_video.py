@@ -35,7 +35,7 @@ def main() -> None:
         plan = command.plan(5e-4, minutes=12, muon=10)
         video_autoencoder.fit(model.to(command.device), plan, films, partial(video_autoencoder.films, plan.seed))
     if "transformer" in command.stages:
-        vae = video_autoencoder.load(films, command.device)
+        vae = video_autoencoder.load(films, command.device, command.out)
         model = command.start(video_transformer.VideoTransformer, video_transformer.restore)
         video_transformer.fit(model, command.plan(1e-3, minutes=65, muon=5), transformer, vae, command.compiled)
     if "export" in command.stages:
@@ -50,7 +50,7 @@ def export(checkpoints: list[Path], folder: Path) -> None:
         tokenizer=video_transformer.tokenizer(),
         text_encoder=model.text_encoder,
         transformer=model.transformer,
-        vae=video_autoencoder.load(films, torch.device("cpu")),
+        vae=video_autoencoder.load(films, torch.device("cpu"), folder),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
     )
     write(pipeline.save_pretrained, folder, checkpoints)

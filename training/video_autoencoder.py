@@ -78,8 +78,13 @@ def restore(model: AutoencoderKLWan, folder: Path) -> None:
     model.load_state_dict(AutoencoderKLWan.from_pretrained(folder / "vae").state_dict())
 
 
-def load(checkpoint: Path, device: torch.device) -> AutoencoderKLWan:
-    """The trained autoencoder, which knows the mean and deviation of its latents' channels."""
+def load(checkpoint: Path, device: torch.device, folder: Path) -> AutoencoderKLWan:
+    """The trained autoencoder, which knows the mean and deviation of its latents' channels.
+
+    Without a checkpoint it is that of the finished pipeline in the folder.
+    """
+    if not checkpoint.exists():
+        return AutoencoderKLWan.from_pretrained(folder / "vae").eval().requires_grad_(False).to(device)
     weights = averaged_weights(checkpoint)
     model = build()
     model.load_state_dict(weights)
