@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 from torch import nn
+from transformers import CLIPModel
 
 import evosearch
 
@@ -87,34 +88,26 @@ def test_every_script_trains_and_writes_a_model_that_loads(scripts, tmp_path, mo
     script.main()
     if name == "shapes-clip":
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in out.iterdir()}
+        assert all(value.isfinite().all() for value in CLIPModel.from_pretrained(out).parameters())
     else:
-        pipe = DiffusionPipeline.from_pretrained(out)
-        assert all(value.isfinite().all() for part in (pipe.vae,) for value in part.parameters())
+        parts = [
+            part for part in DiffusionPipeline.from_pretrained(out).components.values() if isinstance(part, nn.Module)
+        ]
+        assert len(parts) >= 3
+        assert all(value.isfinite().all() for part in parts for value in part.parameters())
     assert '"steps": 2' in (out / "training.json").read_text()
 
 
 def test_training_goes_on_from_the_finished_weights_alone(scripts, tmp_path, monkeypatch):
     out = tmp_path / "shapes-diffusion"
     shutil.copytree(Path(evosearch.models.__file__).parent / "shapes-diffusion", out)
-    before, facts = (
-        load_file(out / "vae/diffusion_pytorch_model.safetensors"),
-        json.loads((out / "training.json").read_text()),
-    )
+    before = load_file(out / "vae/diffusion_pytorch_model.safetensors")
+    facts = json.loads((out / "training.json").read_text())
     script = scripts("train_shapes_diffusion")
     monkeypatch.setattr(scripts("latents"), "EXAMPLES", 64)
     (tmp_path / "runs").mkdir()
-    arguments = [
-        "denoiser",
-        "export",
-        "--continued",
-        "--steps",
-        "1",
-        "--runs",
-        str(tmp_path / "runs"),
-        "--out",
-        str(out),
-    ]
-    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    arguments = f"denoiser export --continued --steps 1 --runs {tmp_path / 'runs'} --out {out}"
+    monkeypatch.setattr(sys, "argv", ["train", *arguments.split()])
     unet = load_file(out / "unet/diffusion_pytorch_model.safetensors")
     script.main()
     after = json.loads((out / "training.json").read_text())["stages"]

@@ -1,5 +1,6 @@
 """The autoencoder: 64x64 pictures to 8x8 latents of 8 channels."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,7 +9,6 @@ from loop import Plan, ahead, averaged_weights, train
 from shapes_data import pictures
 from torch import Tensor, nn
 
-BATCH = 16
 KL_WEIGHT = 3e-4
 
 
@@ -31,18 +31,33 @@ def build() -> AutoencoderKL:
     return model
 
 
-def fit(model: AutoencoderKL, plan: Plan, checkpoint: Path) -> None:
-    """Train on fresh pictures: pixel and edge errors, and a light pull of the latents to a normal."""
-    device, model = model.device, model.to(memory_format=torch.channels_last)
+def fit(model: nn.Module, plan: Plan, checkpoint: Path, draw: Callable[[int], Tensor], half: bool = False) -> None:
+    """Train on fresh samples: pixel and edge errors, and a light pull of the latents to a normal.
 
-    def loss(images: Tensor) -> dict[str, Tensor]:
-        images = images.to(device, memory_format=torch.channels_last)
-        posterior = model.encode(images).latent_dist
-        pixels, edges = errors(model.decode(posterior.sample()).sample, images)
+    Args:
+        model: An autoencoder of pictures or of clips, on its device.
+        plan: When to stop and how fast to learn.
+        checkpoint: Where the stage keeps its weights.
+        draw: Step number to samples, (N, 3, ..., 64, 64) in [-1, 1].
+        half: Whether to compute in bfloat16.
+    """
+    device = next(model.parameters()).device
+
+    def loss(samples: Tensor) -> dict[str, Tensor]:
+        samples = samples.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            posterior = model.encode(samples).latent_dist
+            decoded = model.decode(posterior.sample()).sample
+        pixels, edges = errors(decoded.float(), samples)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return {"loss": pixels + edges + KL_WEIGHT * kl, "pixels": pixels, "edges": edges, "kl": kl}
 
-    train(model, loss, lambda step: pictures(plan.seed, step * BATCH, BATCH)[0], plan, checkpoint)
+    train(model, loss, draw, plan, checkpoint)
+
+
+def draw(seed: int, step: int, batch: int = 16) -> Tensor:
+    """Fresh pictures, (batch, 3, 64, 64), their channels last in memory."""
+    return pictures(seed, step * batch, batch)[0]
 
 
 def errors(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@
 Stages resume from their checkpoints in the runs folder; delete a checkpoint to start its stage afresh.
 """
 
+from functools import partial
 from pathlib import Path
 
 import autoencoder
@@ -24,7 +25,9 @@ def main() -> None:
     first, second = command.checkpoint("autoencoder"), command.checkpoint("denoiser")
     if "autoencoder" in command.stages:
         model = command.start(autoencoder.build, autoencoder.restore)
-        autoencoder.fit(model, command.plan(1e-3, minutes=25), first)
+        plan = command.plan(1e-3, minutes=25)
+        model = model.to(memory_format=torch.channels_last)
+        autoencoder.fit(model, plan, first, partial(autoencoder.draw, plan.seed))
     if "denoiser" in command.stages:
         vae, vocabulary = autoencoder.load(first, command.device, command.out), tokens.tokenizer()
         model = command.start(denoiser.Denoiser, denoiser.restore)

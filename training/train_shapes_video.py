@@ -10,6 +10,7 @@ checkpoints in the runs folder; delete a checkpoint to start its stage afresh.
 from functools import partial
 from pathlib import Path
 
+import autoencoder
 import torch
 import video_autoencoder
 import video_transformer
@@ -28,12 +29,12 @@ def main() -> None:
     if "stills" in command.stages:
         model = command.start(video_autoencoder.build, video_autoencoder.restore)
         plan = command.plan(1e-3, minutes=11, muon=10)
-        video_autoencoder.fit(model, plan, stills, partial(video_autoencoder.stills, plan.seed))
+        autoencoder.fit(model, plan, stills, partial(video_autoencoder.stills, plan.seed), half=True)
     if "films" in command.stages:
         model = video_autoencoder.build()
         model.load_state_dict(averaged_weights(stills))
-        plan = command.plan(5e-4, minutes=12, muon=10)
-        video_autoencoder.fit(model.to(command.device), plan, films, partial(video_autoencoder.films, plan.seed))
+        plan = command.plan(5e-4, minutes=19, muon=10)
+        autoencoder.fit(model.to(command.device), plan, films, partial(video_autoencoder.films, plan.seed), half=True)
     if "transformer" in command.stages:
         vae = video_autoencoder.load(films, command.device, command.out)
         model = command.start(video_transformer.VideoTransformer, video_transformer.restore)

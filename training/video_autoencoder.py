@@ -1,12 +1,10 @@
 """The video autoencoder: clips of 9 frames, 64x64, to 3 latent frames of 8x8 with 16 channels."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from autoencoder import KL_WEIGHT, errors
 from diffusers import AutoencoderKLWan
-from loop import Plan, ahead, averaged_weights, train
+from loop import ahead, averaged_weights
 from shapes_data import clips, pictures
 from torch import Tensor, nn
 
@@ -38,29 +36,6 @@ def build(mean: list[float] | None = None, deviation: list[float] | None = None)
     # Quiet latents to begin with, as in the autoencoder of pictures.
     nn.init.constant_(model.quant_conv.bias[CHANNELS:], -5.0)
     return model
-
-
-def fit(model: AutoencoderKLWan, plan: Plan, checkpoint: Path, draw: Callable[[int], Tensor]) -> None:
-    """Train as the autoencoder of pictures is trained, in half precision.
-
-    Args:
-        model: What to train.
-        plan: When to stop and how fast to learn.
-        checkpoint: Where the stage keeps its weights.
-        draw: Step number to clips, (N, 3, frames, 64, 64) in [-1, 1].
-    """
-    device = model.device
-
-    def loss(videos: Tensor) -> dict[str, Tensor]:
-        videos = videos.to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            posterior = model.encode(videos).latent_dist
-            decoded = model.decode(posterior.sample()).sample
-        pixels, edges = errors(decoded.float(), videos)
-        kl = posterior.kl().mean() / posterior.mean[0].numel()
-        return {"loss": pixels + edges + KL_WEIGHT * kl, "pixels": pixels, "edges": edges, "kl": kl}
-
-    train(model, loss, draw, plan, checkpoint)
 
 
 def stills(seed: int, step: int, batch: int = 32) -> Tensor:

@@ -32,7 +32,7 @@ CASES = (
     ("shapes-diffusion", "three red stars and a cyan circle"),
     ("shapes-flow", "a purple circle above a yellow star, a green triangle and a blue square"),
 )
-"""Bundled pipeline and prompt: counts, relations, motions, pairs never seen together; plain samples mostly fail."""
+"""Bundled pipeline and prompt: counts, relations, pairs never seen together; plain samples mostly fail."""
 
 QUICK = 2
 """Cases of the quick demo, one a pipeline."""

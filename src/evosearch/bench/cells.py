@@ -43,10 +43,10 @@ class Cells:
     def missing(self, todo: Sequence[C]) -> list[C]:
         """This part's share of the cells, less those that are done."""
 
-        def done(cell: C) -> bool:
-            return any(asdict(cell).items() <= row.items() for row in rows)  # pyright: ignore[reportArgumentType]
+        def done(cell: Any) -> bool:
+            named = asdict(cell)
+            return any(all(row.get(key) == value for key, value in named.items()) for row in self._rows)
 
-        rows = [{key: value for key, value in row.items() if not isinstance(value, list)} for row in self._rows]
         return [cell for cell in todo[self._part[0] :: self._part[1]] if not done(cell)]
 
     def append(self, cell: Any, **found: Any) -> None:

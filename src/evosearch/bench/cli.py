@@ -10,10 +10,16 @@ import typer
 
 app = typer.Typer(help="Benchmarks: every claim as a command.", no_args_is_help=True)
 
+Model = Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")]
+Part = Annotated[str, typer.Option(help="k/n: the k-th of n processes that share the work, from 0.")]
+Results = Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of this process.")]
+Precision = Annotated[str, typer.Option(help="Precision of the model: float32 or bfloat16.")]
+
 
 @app.command()
 def overhead(
-    model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = "shapes-diffusion",
+    model: Model = "shapes-diffusion",
     n: Annotated[int, typer.Option(min=1, help="Samples, in one batch.")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 5,
@@ -30,15 +36,13 @@ def overhead(
 
 @app.command()
 def compare(
-    out: Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")] = Path(
-        "runs/compare"
-    ),
-    model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = "shapes-diffusion",
+    out: Results = Path("runs/compare"),
+    model: Model = "shapes-diffusion",
     reward: Annotated[str, typer.Option(help="What guides; the rules judge in any case.")] = "shapes",
-    part: Annotated[str, typer.Option(help="k/n: the k-th of n processes that share the work, from 0.")] = "0/1",
+    part: Part = "0/1",
     table_only: Annotated[bool, typer.Option("--table", help="Print the table of what is there, run nothing.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of this process.")] = 1,
-    dtype: Annotated[str, typer.Option(help="Precision of the model: float32 or bfloat16.")] = "float32",
+    threads: Threads = 1,
+    dtype: Precision = "float32",
     seeds: Annotated[str, typer.Option(help="Seeds of each budget, NFE:seeds by commas.")] = "500:3,2000:3,8000:1",
 ) -> None:
     """Compare EvoSearch with best-of-N at equal NFE over 30 held-out prompts; resumes by cell."""
@@ -64,13 +68,11 @@ def compare(
 
 @app.command()
 def saturation(
-    out: Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")] = Path(
-        "runs/saturation"
-    ),
-    model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = "shapes-diffusion",
-    part: Annotated[str, typer.Option(help="k/n: the k-th of n processes that share the work, from 0.")] = "0/1",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of this process.")] = 1,
-    dtype: Annotated[str, typer.Option(help="Precision of the model: float32 or bfloat16.")] = "float32",
+    out: Results = Path("runs/saturation"),
+    model: Model = "shapes-diffusion",
+    part: Part = "0/1",
+    threads: Threads = 1,
+    dtype: Precision = "float32",
 ) -> None:
     """Is the world rich enough? Best of 10, 100 and 1,000 samples of the hardest prompts; resumes by cell."""
     import torch
@@ -79,9 +81,10 @@ def saturation(
     from evosearch.bench.cells import read
 
     torch.set_num_threads(threads)
+    share = _part(part)
     todo = recipe.all_cells(model)
     typer.echo(f"bill: {len(todo)} prompts, {len(todo) * recipe.SAMPLES * 20:,} NFE in all at 20 steps")
-    for cell in recipe.run(todo, out, model, part=_part(part), dtype=dtype):
+    for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
         typer.echo(cell.prompt)
     typer.echo(recipe.table(read(out)))
 
@@ -130,7 +133,7 @@ def _seeds(text: str) -> dict[int, int]:
 @app.command()
 def picture(
     out: Annotated[Path, typer.Option(help="Where to save it.")] = Path("runs/scaling.png"),
-    model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = "shapes-diffusion",
+    model: Model = "shapes-diffusion",
     seed: Annotated[int, typer.Option(help="Run seed.")] = 0,
 ) -> None:
     """Make the picture of README: the same prompts at 1x, 10x and 100x."""

@@ -167,14 +167,15 @@ def accelerator() -> str:
 def _device(device: str | None) -> str:
     import torch
 
+    here = accelerator()
     try:
-        kind = torch.device(device or accelerator()).type
+        kind = torch.device(device or here).type
     except RuntimeError:
         kind = "unknown"
-    if kind not in ("cpu", accelerator()):
-        here = dict.fromkeys((accelerator(), "cpu"))
-        raise ValueError(f"device must be {' or '.join(map(repr, here))} on this machine, got {device!r}")
-    return device or accelerator()
+    if kind not in (here, "cpu"):
+        known = " or ".join(map(repr, dict.fromkeys((here, "cpu"))))
+        raise ValueError(f"device must be {known} on this machine, got {device!r}")
+    return device or here
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:
