@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPModel
 
 import evosearch
@@ -96,6 +97,84 @@ def test_every_script_trains_and_writes_a_model_that_loads(scripts, tmp_path, mo
         assert len(parts) >= 3
         assert all(value.isfinite().all() for part in parts for value in part.parameters())
     assert '"steps": 2' in (out / "training.json").read_text()
+
+
+def test_the_large_model_has_four_times_the_parameters_and_compute(scripts):
+    denoiser, large = scripts("denoiser"), scripts("train_shapes_diffusion_large")
+    folder = Path(evosearch.models.__file__).parent / "shapes-diffusion"
+    steps = json.loads((folder / "training.json").read_text())["stages"]["denoiser"]["steps"]
+    autoencoder = sum(value.numel() for value in load_file(folder / "vae/diffusion_pytorch_model.safetensors").values())
+    size, cost = [], []
+    for width in (denoiser.WIDTH, large.WIDTH):
+        model = denoiser.Denoiser(width)
+        size.append(autoencoder + sum(value.numel() for value in model.parameters()))
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(2, 8, 8, 8), torch.zeros(2), torch.zeros(2, 32, dtype=torch.long)).sum().backward()
+        cost.append(counter.get_total_flops())
+    assert size[1] >= 4 * size[0]
+    assert cost[1] / cost[0] == pytest.approx(6.4, abs=0.05)
+    assert cost[1] * large.STEPS >= 4 * cost[0] * steps
+
+
+def test_a_plan_ends_as_asked(scripts, tmp_path, monkeypatch):
+    command = scripts("command")
+
+    def limits(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train", "--runs", str(tmp_path), *arguments])
+        plan = command.Command("", "any", ("one",)).plan(1e-3, steps=100)
+        return plan.steps, plan.minutes
+
+    assert limits() == (100, None)
+    assert limits("--steps", "7") == (7, None)
+    assert limits("--minutes", "2") == (None, 2)
+    assert limits("--steps", "7", "--minutes", "2") == (7, 2)
+
+
+def test_latents_are_kept_and_made_anew_for_another_autoencoder_seed_or_number(scripts, tmp_path):
+    calls = []
+
+    def draw(seed, start, count):
+        calls.append(start)
+        return torch.full((count, 1), float(seed)), ["a red circle"] * count
+
+    def made(bias, seed=0, count=64):
+        autoencoder = nn.Linear(1, 1)
+        nn.init.ones_(autoencoder.weight), nn.init.constant_(autoencoder.bias, bias)
+        calls.clear()
+        latents, tokens = scripts("latents").examples(
+            tmp_path / "latents.safetensors", seed, draw, autoencoder, lambda model, samples: model(samples),
+            lambda texts: {"words": [[len(text)] for text in texts]}, count,
+        )  # fmt: skip
+        assert tokens["words"].shape == latents.shape == (count, 1)
+        return latents[0].item(), bool(calls)
+
+    assert made(0.0) == (0, True)
+    assert made(0.0) == (0, False)
+    assert made(0.5) == (0.5, True)
+    assert made(0.5, seed=3) == (3.5, True)
+    assert made(0.5, seed=3, count=128) == (3.5, True)
+    assert made(0.5, seed=3, count=128) == (3.5, False)
+
+
+@pytest.mark.parametrize("name", ["shapes-diffusion", "shapes-clip"])
+def test_models_are_measured_into_their_cards(scripts, tmp_path, monkeypatch, name):
+    bundled = Path(evosearch.models.__file__).parent
+    for copied in {name, "shapes-diffusion"}:
+        shutil.copytree(bundled / copied, tmp_path / copied)
+        (tmp_path / copied / "README.md").write_text("old")
+    script = scripts("evaluate_clip" if name == "shapes-clip" else "evaluate")
+    small = {"PROMPTS": 4, "PAIR_PROMPTS": 4, "ROUND_TRIPS": 4, "BATCH": 4, "SAMPLES": 3, "RETRIEVED": 8}
+    small |= {"MODELS": tmp_path, "FOLDER": tmp_path / name, "PIPELINES": ("shapes-diffusion",)}
+    for constant, value in small.items():
+        if hasattr(script, constant):
+            monkeypatch.setattr(script, constant, value)
+    if name in getattr(script, "WAYS", {}):
+        monkeypatch.setitem(script.WAYS, name, {"guidance 3": {"guidance_scale": 3.0}})
+    monkeypatch.setattr(sys, "argv", ["evaluate", name])
+    script.main()
+    card = (tmp_path / name / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0") and "{" not in card.split("```")[2]
+    assert "nan" not in card
 
 
 def test_training_goes_on_from_the_finished_weights_alone(scripts, tmp_path, monkeypatch):

@@ -30,8 +30,8 @@ class Command:
     def __init__(self, description: str | None, name: str, stages: tuple[str, ...], folder: Path = MODELS) -> None:
         parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("stages", nargs="*", metavar="stage", help=f"any of {', '.join(stages)}; default all")
-        parser.add_argument("--minutes", type=float, help="limit of each training stage")
-        parser.add_argument("--steps", type=int, help="limit of each training stage; alone, it makes a run repeatable")
+        parser.add_argument("--minutes", type=float, help="limit of each stage, instead of its steps")
+        parser.add_argument("--steps", type=int, help="limit of each stage; default its own")
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--runs", type=Path, default=RUNS / name, help="folder of the checkpoints")
         parser.add_argument("--out", type=Path, default=folder / name, help="folder of the finished model")
@@ -61,10 +61,10 @@ class Command:
             restore(model, self.out)
         return model.to(self.device)
 
-    def plan(self, learning_rate: float, minutes: float, average: float = 0.999, muon: float = 0.0) -> Plan:
-        """How long a stage trains: as asked, or else so many minutes."""
-        limit = None if self._steps and not self._minutes else self._minutes or minutes
-        return Plan(learning_rate, self._steps, limit, average=average, seed=self._seed, muon=muon)
+    def plan(self, learning_rate: float, steps: int, average: float = 0.999, muon: float = 0.0) -> Plan:
+        """How long a stage trains: as asked, or else so many steps."""
+        limit = self._steps or (None if self._minutes else steps)
+        return Plan(learning_rate, limit, self._minutes, average=average, seed=self._seed, muon=muon)
 
     def checkpoint(self, stage: str) -> Path:
         """Where a stage keeps its weights."""

@@ -1,6 +1,5 @@
 """The denoiser: a UNet over the latents and the text encoder it reads, trained together."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +71,10 @@ def fit(
     """Train on a set of latents encoded once; some captions are emptied, for classifier-free guidance."""
     latents, captions = examples(
         checkpoint.with_name("latents.safetensors"),
-        partial(pictures, plan.seed + 1000),  # others than those the autoencoder was trained on
-        partial(encode, autoencoder),
+        plan.seed + 1000,  # others than those the autoencoder was trained on
+        pictures,
+        autoencoder,
+        encode,
         lambda texts: {"clip": tokens.encode(vocabulary, texts)},
     )
     empty = torch.tensor(tokens.encode(vocabulary, [""]))

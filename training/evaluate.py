@@ -119,11 +119,11 @@ def rows(scenes: list[Scene], exact: dict[str, np.ndarray]) -> Iterable[str]:
     parts = {
         "all": known,
         **{f"{n} object{'s' if n > 1 else ''}": known & (objects == n) for n in range(1, MAX_OBJECTS + 1)},
-        **({"with a relation": known & related} if related.any() else {}),
+        "with a relation": known & related,
         "held-out pairs": ~known,
         "all and held-out pairs": known | True,
     }
-    for name, members in parts.items():
+    for name, members in ((name, members) for name, members in parts.items() if members.any()):
         shares = " | ".join(share(int(found[members].sum()), int(members.sum())) for found in exact.values())
         yield f"| {name} | {members.sum()} | {shares} |"
 

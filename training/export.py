@@ -30,7 +30,7 @@ def write(save: Callable[[Path], object], folder: Path, checkpoints: list[Path])
     for weights in temporary.rglob("*.safetensors"):
         halves = {name: value.half() for name, value in load_file(weights).items()}
         save_tensors(weights, halves, {"format": "pt"})
-    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else "two CPU cores"
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     # A stage without a checkpoint is one whose weights were taken over from the finished model.
     former = json.loads((folder / FACTS).read_text())["stages"] if (folder / FACTS).exists() else {}
     stages = {path.stem: _facts(path) if path.exists() else former[path.stem] for path in checkpoints}

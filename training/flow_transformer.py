@@ -78,8 +78,10 @@ def fit(
     """Train on a set of latents encoded once."""
     latents, captions = examples(
         checkpoint.with_name("latents.safetensors"),
-        partial(pictures, plan.seed + 1000, most_relations=2),  # others than those the autoencoder was trained on
-        partial(encode, autoencoder),
+        plan.seed + 1000,  # others than those the autoencoder was trained on
+        partial(pictures, most_relations=2),
+        autoencoder,
+        encode,
         tokenize,
     )
     empty = {name: torch.tensor(rows) for name, rows in tokenize([""]).items()}

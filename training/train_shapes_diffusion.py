@@ -25,13 +25,13 @@ def main() -> None:
     first, second = command.checkpoint("autoencoder"), command.checkpoint("denoiser")
     if "autoencoder" in command.stages:
         model = command.start(autoencoder.build, autoencoder.restore)
-        plan = command.plan(1e-3, minutes=25)
+        plan = command.plan(1e-3, steps=2600)
         model = model.to(memory_format=torch.channels_last)
         autoencoder.fit(model, plan, first, partial(autoencoder.draw, plan.seed))
     if "denoiser" in command.stages:
         vae, vocabulary = autoencoder.load(first, command.device, command.out), tokens.tokenizer()
         model = command.start(denoiser.Denoiser, denoiser.restore)
-        denoiser.fit(model, command.plan(1e-3, minutes=60), second, vae, vocabulary, command.compiled)
+        denoiser.fit(model, command.plan(1e-3, steps=5000), second, vae, vocabulary, command.compiled)
     if "export" in command.stages:
         export(first, second, command.out)
 

@@ -25,7 +25,7 @@ def main() -> None:
     if "transformer" in command.stages:
         vae = autoencoder().to(command.device)
         model = command.start(flow_transformer.FlowTransformer, flow_transformer.restore)
-        flow_transformer.fit(model, command.plan(1e-3, minutes=60), checkpoint, vae, command.compiled)
+        flow_transformer.fit(model, command.plan(1e-3, steps=5900), checkpoint, vae, command.compiled)
     if "export" in command.stages:
         export(checkpoint, command.out)
 

@@ -28,17 +28,17 @@ def main() -> None:
     stills, films, transformer = (command.checkpoint(stage) for stage in STAGES[:3])
     if "stills" in command.stages:
         model = command.start(video_autoencoder.build, video_autoencoder.restore)
-        plan = command.plan(1e-3, minutes=11, muon=10)
+        plan = command.plan(1e-3, steps=970, muon=10)
         autoencoder.fit(model, plan, stills, partial(video_autoencoder.stills, plan.seed), half=True)
     if "films" in command.stages:
         model = video_autoencoder.build()
         model.load_state_dict(averaged_weights(stills))
-        plan = command.plan(5e-4, minutes=19, muon=10)
+        plan = command.plan(5e-4, steps=960, muon=10)
         autoencoder.fit(model.to(command.device), plan, films, partial(video_autoencoder.films, plan.seed), half=True)
     if "transformer" in command.stages:
         vae = video_autoencoder.load(films, command.device, command.out)
         model = command.start(video_transformer.VideoTransformer, video_transformer.restore)
-        video_transformer.fit(model, command.plan(1e-3, minutes=65, muon=5), transformer, vae, command.compiled)
+        video_transformer.fit(model, command.plan(1e-3, steps=6000, muon=5), transformer, vae, command.compiled)
     if "export" in command.stages:
         export([stills, films, transformer], command.out)
 

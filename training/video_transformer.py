@@ -1,6 +1,5 @@
 """The video flow model: a Wan transformer over latents of clips, and the text encoder it reads, trained together."""
 
-from functools import partial
 from pathlib import Path
 
 import flow_matching
@@ -77,8 +76,10 @@ def fit(
     """Train on a set of latents encoded once."""
     latents, captions = examples(
         checkpoint.with_name("latents.safetensors"),
-        partial(clips, plan.seed + 1000),  # others than those the autoencoder was trained on
-        partial(video_autoencoder.encode, autoencoder),
+        plan.seed + 1000,  # others than those the autoencoder was trained on
+        clips,
+        autoencoder,
+        video_autoencoder.encode,
         tokenize,
         EXAMPLES,
     )
