@@ -24,6 +24,7 @@ from evosearch.bench import device
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.models import FAMILIES
 from evosearch.rewards.shapes import ShapesReward, detect
+from evosearch.session import Session
 from evosearch.shapes import layout, render, sample_scene
 from evosearch.shapes_clips import film, travel
 
@@ -154,6 +155,23 @@ def test_loader_names_what_is_wrong(tmp_path):
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match="is no JSON"):
         es.load(str(tmp_path))
+
+
+def test_videos_are_told_from_pictures(tmp_path):
+    assert {name for name in es.models.BUNDLED if es.models.makes_videos(name)} == set(MOVING)
+    for make, moving in ((pipelines.wan, True), (pipelines.flux, False)):
+        make().save_pretrained(tmp_path / make.__name__)
+        assert es.models.makes_videos(make()) == es.models.makes_videos(str(tmp_path / make.__name__)) == moving
+    assert all(es.models.makes_videos(getattr(diffusers, f.pipeline)) == bool(f.frame_rate) for f in FAMILIES)
+    with pytest.raises(ValueError, match="did you mean 'shapes-flow'"):
+        es.models.makes_videos("shapes-flo")
+
+
+def test_a_prompt_that_no_reward_can_judge_starts_nothing(pipe, monkeypatch):
+    monkeypatch.setattr(Session, "run", None)
+    for reward, held_out in (("shapes", ()), ({"jpeg": 1, "shapes": 1}, ()), ("jpeg", "shapes")):
+        with pytest.raises(ValueError, match="prompt 'a red circle moves left' speaks of motion"):
+            es.search(pipe, ["a red circle", "a red circle moves left"], reward, held_out=held_out)
 
 
 def test_loader_never_runs_code_that_comes_with_weights():

@@ -28,6 +28,21 @@ def quality(samples):
     return shapes_quality(samples, [""] * len(samples))
 
 
+@pytest.mark.parametrize("name", ["shapes_clip", "shapes_quality"])
+@pytest.mark.parametrize(
+    ("samples", "prompts", "message"),
+    [
+        (torch.zeros(3, 64, 64), ["a red circle"], r"^samples: expected a float tensor .* \(3, 64, 64\); move"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), ["a red circle"], r"^samples: expected a float .* by 255"),
+        (torch.zeros(2, 3, 64, 64), ["a red circle"], "^prompts: expected a list of 2 strings.*repeat a prompt"),
+        (torch.zeros(2, 3, 64, 64), "ab", "^prompts: expected a list of 2 strings.*repeat a prompt"),
+    ],
+)
+def test_wrong_arguments_are_refused(name, samples, prompts, message):
+    with pytest.raises(ValueError, match=message):
+        rewards.load(name)(samples, prompts)
+
+
 # shapes_clip
 
 

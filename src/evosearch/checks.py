@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
@@ -35,6 +38,26 @@ def share(name: str, value: Any) -> float:
 def is_number(value: Any) -> bool:
     """Whether this is a number that is not NaN; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def samples_and_prompts(samples: Tensor, prompts: Any, least: int = 1) -> None:
+    """Float samples (N, [F,] 3, H, W), sides of at least ``least`` pixels, and N prompts; ValueError otherwise."""
+    got = f"got {samples.dtype} {tuple(samples.shape)}"
+    if samples.ndim not in (4, 5) or samples.shape[-3] != 3 or not samples.is_floating_point():
+        raise ValueError(
+            f"samples: expected a float tensor (N, 3, H, W), or (N, F, 3, H, W) for video, in [0, 1], {got}; "
+            "move the channels before height and width, and divide bytes by 255"
+        )
+    if min(samples.shape[-2:]) < least:
+        raise ValueError(
+            f"samples: expected sides of at least {least} pixels, {got}; "
+            "generate larger images, shapes cannot be told apart in these"
+        )
+    if isinstance(prompts, str) or len(prompts) != len(samples):
+        raise ValueError(
+            f"prompts: expected a list of {len(samples)} strings, one for each sample, got {prompts!r}; "
+            "repeat a prompt that all samples share"
+        )
 
 
 def _is_whole(value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from evosearch import models, rewards
 from evosearch.budget import Budget
 from evosearch.checks import is_number, whole_number
-from evosearch.resolve import algorithm_of, batch_of, sampler_of
+from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
 from evosearch.result import Result
 from evosearch.rewards import TensorReward
 from evosearch.session import Session
@@ -79,7 +79,7 @@ def search(
     prompts = _prompts(prompt)
     asked = _asked(prompts, reward, algorithm, held_out, stop_at, warm_start)
     folders = _folders(run_dir, len(prompts), one=isinstance(prompt, str))
-    pipe = models.load(pipe, **(load_kwargs or {})) if isinstance(pipe, str) else pipe
+    pipe = _loaded(pipe, load_kwargs, prompts, asked)
     results: list[Result] = []
     for text, path in zip(prompts, folders, strict=True):
         session = _session(
@@ -121,6 +121,7 @@ def estimate(
     run_dir: str | Path | None = None,
     held_out: Any = (),
     pipeline_kwargs: Mapping[str, Any] | None = None,
+    load_kwargs: Mapping[str, Any] | None = None,
     stop_at: float | None = None,
     warm_start: str | Path | None = None,
     **knobs: Any,
@@ -132,7 +133,7 @@ def estimate(
     """
     asked = _asked(_prompts(prompt), reward, algorithm, held_out, stop_at, warm_start)
     _folders(run_dir, 1, one=True)
-    pipe = models.load(pipe) if isinstance(pipe, str) else pipe
+    pipe = _loaded(pipe, load_kwargs, [prompt], asked)
     session = _session(
         pipe, prompt, asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
         pipeline_kwargs=pipeline_kwargs,
@@ -166,6 +167,12 @@ class _Asked:
     judges: dict[str, TensorReward]
     genomes: list[Genome]
 
+    def check(self, prompts: Sequence[str], video: bool | None = None) -> None:
+        """ValueError where a reward cannot judge one of the prompts."""
+        for text in prompts:
+            for judge in (self.guidance, *self.judges.values()):
+                rewards.check(judge, text, video)
+
 
 def _asked(
     prompts: Sequence[str],
@@ -179,11 +186,18 @@ def _asked(
         raise ValueError(f"stop_at must be a number, got {stop_at!r}")
     guidance = rewards.resolve(reward)
     judges = rewards.named([held_out] if isinstance(held_out, str | Mapping) or callable(held_out) else held_out)
-    for text in prompts:
-        for judge in (guidance, *judges.values()):
-            rewards.check(judge, text)
     genomes = [] if warm_start is None else read_genomes(Path(warm_start))
-    return _Asked(algorithm_of(algorithm), guidance, judges, genomes)
+    asked = _Asked(algorithm_of(algorithm), guidance, judges, genomes)
+    asked.check(prompts)
+    return asked
+
+
+def _loaded(pipe: Any, load_kwargs: Mapping[str, Any] | None, prompts: Sequence[str], asked: _Asked) -> Any:
+    """The pipeline or sampler, and a last look at the prompts, now that pictures and videos are told apart."""
+    pipe = models.load(pipe, **(load_kwargs or {})) if isinstance(pipe, str) else pipe
+    if not is_sampler(pipe):
+        asked.check(prompts, models.makes_videos(pipe))
+    return pipe
 
 
 def _prompts(prompt: Any) -> list[str]:

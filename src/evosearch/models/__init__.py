@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 
-__all__ = ["BUNDLED", "FAMILIES", "accelerator", "defaults", "frame_rate", "load", "name_of"]
+__all__ = ["BUNDLED", "FAMILIES", "accelerator", "defaults", "frame_rate", "load", "makes_videos", "name_of"]
 
 BUNDLED = tuple(sorted(path.parent.name for path in _HERE.glob("*/model_index.json")))
 """Names of the pipelines in the box."""
@@ -62,9 +63,9 @@ def load(
     device = _device(device)
     if offload and device == "cpu":
         raise ValueError(f"offload={offload!r} needs an accelerator as device, got 'cpu'; leave it out")
+    parts = _parts(name, kwargs)
     source = str(_HERE / name) if name in BUNDLED else name
     try:
-        parts = _parts(source, kwargs)
         if quantize:
             kwargs["quantization_config"] = _quantization(quantize, parts)
         chosen = _precision(parts["_class_name"], name, device) if dtype is None else _dtype(dtype)
@@ -104,6 +105,20 @@ def defaults(pipe: Any) -> dict[str, Any]:
     return {} if family is None else family.suited
 
 
+def makes_videos(pipe: Any) -> bool:
+    """Whether a pipeline makes videos, or the bundled one, folder or hub model of this name.
+
+    Raises:
+        ValueError: There is no pipeline of this name, or it cannot be had.
+    """
+    if isinstance(pipe, str):
+        import diffusers
+
+        _check(pipe, None, None, {})
+        pipe = getattr(diffusers, _parts(pipe, {})["_class_name"])
+    return callable(pipe) and "num_frames" in inspect.signature(pipe.__call__).parameters
+
+
 def frame_rate(pipe: Any) -> int | None:
     """Frames per second of a pipeline's videos, where we know its family."""
     family = family_of(pipe, name_of(pipe))
@@ -134,23 +149,25 @@ def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[st
         )
 
 
-def _parts(source: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _parts(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """What the pipeline consists of, as its model_index.json says."""
     import diffusers
     from huggingface_hub import hf_hub_download
 
-    index = Path(source) / "model_index.json"
-    if not index.is_file():
-        named = ("cache_dir", "local_files_only", "revision", "token")
-        index = Path(hf_hub_download(source, index.name, **{k: kwargs[k] for k in named if k in kwargs}))
+    index = (_HERE if name in BUNDLED else Path()) / name / "model_index.json"
     try:
+        if not index.is_file():
+            named = ("cache_dir", "local_files_only", "revision", "token")
+            index = Path(hf_hub_download(name, index.name, **{k: kwargs[k] for k in named if k in kwargs}))
         parts = json.loads(index.read_text())
+    except OSError as error:
+        raise ValueError(_reason(name, error)) from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"model {source!r} has a model_index.json that is no JSON: {error}") from None
+        raise ValueError(f"model {name!r} has a model_index.json that is no JSON: {error}") from None
     kind = parts.get("_class_name") if isinstance(parts, dict) else None
     if not isinstance(kind, str) or not hasattr(diffusers, kind):
         raise ValueError(
-            f"model {source!r} must name a pipeline of diffusers {diffusers.__version__} as _class_name in its "
+            f"model {name!r} must name a pipeline of diffusers {diffusers.__version__} as _class_name in its "
             f"model_index.json, but names {kind!r}; a newer diffusers may know it, code of its own is never run"
         )
     return parts

@@ -118,16 +118,22 @@ class Weighted:
         found = [weight * scores(part, samples, prompts, name_of(part)) for part, weight in self._parts]
         return torch.stack(found).sum(0)
 
-    def check(self, prompt: str) -> None:
+    def check(self, prompt: str, video: bool | None = None) -> None:
         """See `check`."""
         for part, _ in self._parts:
-            check(part, prompt)
+            check(part, prompt, video)
 
 
-def check(reward: TensorReward, prompt: str) -> None:
-    """ValueError where the reward says beforehand, by a method ``check``, that it cannot judge this prompt."""
+def check(reward: TensorReward, prompt: str, video: bool | None = None) -> None:
+    """ValueError where the reward says beforehand, by a method ``check``, that it cannot judge this prompt.
+
+    Args:
+        reward: Its method, if it has one, takes the other two.
+        prompt: What is to be generated.
+        video: Whether as a video; None while that is unknown.
+    """
     if hasattr(reward, "check"):
-        cast(Any, reward).check(prompt)
+        cast(Any, reward).check(prompt, video)
 
 
 def per_picture(function: Callable[[Any], float]) -> TensorReward:

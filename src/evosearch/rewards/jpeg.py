@@ -13,33 +13,30 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evosearch.checks import samples_and_prompts
+
 _QUALITY = 95
 
 
-def jpeg(samples: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG001 - every reward is given the prompts
+def jpeg(samples: Tensor, prompts: Sequence[str]) -> Tensor:
     """Minus the size in kB (1000 bytes) of each sample's JPEG file at quality 95.
 
     Args:
         samples: ``(N, 3, H, W)`` images or ``(N, F, 3, H, W)`` videos, floats in [0, 1], rounded to 8 bits.
-        prompts: Not used.
+        prompts: N of them; not used.
 
     Returns:
         ``(N,)`` float32, below 0; of a video, the mean over its frames. NaN for a sample that holds NaN or
         infinity.
 
     Raises:
-        ValueError: `samples` is not of that shape, or does not hold floats.
+        ValueError: `samples` is not of that shape, does not hold floats, or has another number of prompts.
 
     Example:
         >>> jpeg(torch.zeros(2, 3, 64, 64), ["", ""])
         tensor([-0.6910, -0.6910])
     """
-    if samples.ndim not in (4, 5) or samples.shape[-3] != 3 or not samples.is_floating_point():
-        raise ValueError(
-            f"samples: expected a float tensor (N, 3, H, W) or (N, F, 3, H, W) in [0, 1], "
-            f"got {samples.dtype} {tuple(samples.shape)}; "
-            "move the channels before height and width, and divide bytes by 255"
-        )
+    samples_and_prompts(samples, prompts)
     return torch.tensor([-_kilobytes(sample) for sample in samples], dtype=torch.float32, device=samples.device)
 
 

@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from evosearch.checks import samples_and_prompts
 from evosearch.rewards.shapes_detect import SIDE, Detected, detect
 from evosearch.rewards.shapes_motion import motion
 from evosearch.shapes import Group, Relation, Scene, parse
@@ -67,12 +68,11 @@ class ShapesReward:
             ValueError: `samples` or the number of prompts is not as above, a prompt does not parse, or it speaks of
                 motion and the samples are images.
         """
-        _check(samples, prompts)
-        scenes = {prompt: parse(prompt) for prompt in dict.fromkeys(prompts)}
+        samples_and_prompts(samples, prompts, _SMALLEST)
+        video = samples.ndim == 5 and samples.shape[1] > 1
+        scenes = {prompt: self.check(prompt, video) for prompt in dict.fromkeys(prompts)}
         finite = samples.isfinite().flatten(1).all(1).tolist()
         clips = samples if samples.ndim == 5 else samples[:, None]
-        if clips.shape[1] == 1 and (moving := next((p for p, scene in scenes.items() if scene.moving), None)):
-            raise ValueError(f"prompts: {moving!r} speaks of motion, which an image cannot show; score a video")
         pixels = clips.nan_to_num().clamp(0, 1).mul(255).round().byte().movedim(2, -1).numpy(force=True)
         unit = min(samples.shape[-2:]) / SIDE
         scores = [
@@ -81,9 +81,17 @@ class ShapesReward:
         ]
         return torch.tensor(scores, dtype=torch.float32, device=samples.device)
 
-    def check(self, prompt: str) -> None:
-        """Raise ValueError where `evosearch.shapes.parse` does not understand the prompt."""
-        parse(prompt)
+    def check(self, prompt: str, video: bool | None = None) -> Scene:
+        """The scene that a prompt asks for.
+
+        Raises:
+            ValueError: `evosearch.shapes.parse` does not understand the prompt, or it speaks of motion and ``video`` is
+                False.
+        """
+        scene = parse(prompt)
+        if scene.moving and video is False:
+            raise ValueError(f"prompt {prompt!r} speaks of motion, which an image cannot show; generate a video")
+        return scene
 
     def exact(self, samples: Tensor, prompts: Sequence[str]) -> Tensor:
         """Whether each sample shows everything its prompt asks for and nothing else, ``(N,)`` bool.
@@ -91,25 +99,6 @@ class ShapesReward:
         Arguments and errors are those of a call; a sample with NaN is not exact.
         """
         return self(samples, prompts) >= EXACT
-
-
-def _check(samples: Tensor, prompts: Sequence[str]) -> None:
-    got = f"got {samples.dtype} {tuple(samples.shape)}"
-    if samples.ndim not in (4, 5) or samples.shape[-3] != 3 or not samples.is_floating_point():
-        raise ValueError(
-            f"samples: expected a float tensor (N, 3, H, W), or (N, F, 3, H, W) for video, in [0, 1], {got}; "
-            "move the channels before height and width, and divide bytes by 255"
-        )
-    if min(samples.shape[-2:]) < _SMALLEST:
-        raise ValueError(
-            f"samples: expected sides of at least {_SMALLEST} pixels, {got}; "
-            "generate larger images, shapes cannot be told apart in these"
-        )
-    if isinstance(prompts, str) or len(prompts) != len(samples):
-        raise ValueError(
-            f"prompts: expected a list of {len(samples)} strings, one for each sample, got {prompts!r}; "
-            "repeat a prompt that all samples share"
-        )
 
 
 def _score_clip(scene: Scene, frames: Sequence[Sequence[Detected]], pixel: float) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evosearch.checks import samples_and_prompts
 from evosearch.shapes import Scene, parse
 
 _FOLDER = Path(__file__).parents[1] / "models" / "shapes-clip"
@@ -55,7 +56,12 @@ class ShapesClip:
         self._prompts: dict[str, Tensor] = {}
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
-        """Score samples (N, [F,] 3, H, W) in [0, 1] against N prompts; returns (N,) float32."""
+        """Score samples (N, [F,] 3, H, W) in [0, 1] against N prompts; returns (N,) float32.
+
+        Raises:
+            ValueError: `samples` is not of that shape, or has another number of prompts.
+        """
+        samples_and_prompts(samples, prompts)
         frames = samples.flatten(0, -4).to(self.device, torch.float32)
         if frames.shape[-2:] != (self._size, self._size):
             side = (self._size, self._size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from evosearch.checks import samples_and_prompts
 from evosearch.shapes import COLOURS
 
 # The plane across the grey axis: lightness vanishes, so the ground does not count, whatever its grey.
@@ -26,12 +27,15 @@ def shapes_quality(samples: Tensor, prompts: list[str]) -> Tensor:
 
     Args:
         samples: (N, 3, H, W) or (N, F, 3, H, W) in [0, 1]; a video has the mean of its frames.
-        prompts: Not looked at.
+        prompts: N of them; not looked at.
 
     Returns:
-        (N,) float32 in [0, 1]; 0 for a picture without colour.
+        (N,) float32 in [0, 1]; 0 for a picture without colour, NaN for one that holds NaN.
+
+    Raises:
+        ValueError: `samples` is not of that shape, or has another number of prompts.
     """
-    del prompts
+    samples_and_prompts(samples, prompts)
     frames = samples.flatten(0, -4)
     colour = torch.einsum("pc,nchw->nphw", _PLANE.to(frames), frames)
     quality = (_sharpness(colour) + _cleanness(colour)) / 2
