@@ -1,13 +1,14 @@
 """The benchmarks' arithmetic, and one small run of each recipe."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
 from evosearch.bench import compare, device, saturation
-from evosearch.bench.cells import fingerprint, read
+from evosearch.bench.cells import fingerprint, missing, read
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
 from evosearch.models import BUNDLED
@@ -83,7 +84,8 @@ def test_cells_resume_and_a_torn_line_is_run_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fact", "other"), [("dtype", "bfloat16"), ("reward", "jpeg"), ("model", "mine"), ("weights", "f00")]
+    ("fact", "other"),
+    [("dtype", "bfloat16"), ("reward", "jpeg"), ("model", "mine"), ("weights", "f00"), ("methods", "others")],
 )
 def test_runs_that_differ_are_not_mixed(tmp_path, fact, other):
     todo = [compare.Cell(compare.BASELINE, "a red circle", 0, 20)]
@@ -99,6 +101,13 @@ def test_runs_that_differ_are_not_mixed(tmp_path, fact, other):
 def test_prompts_move_where_the_model_makes_videos():
     assert all(parse(prompt).moving for prompt in compare.prompts("shapes-video"))
     assert not any(parse(prompt).moving for prompt in compare.prompts("shapes-flow"))
+
+
+def test_what_no_row_tells_of_is_missing():
+    todo = compare.all_cells(["a red circle"], {500: 2})
+    rows = [asdict(cell) | {"reward": 1.0} for cell in todo[:2]]
+    assert missing(todo, rows) == todo[2:]
+    assert compare.bill(missing(todo, rows)) == 500 * len(todo[2:])
 
 
 @pytest.mark.parametrize("part", [0, 1])

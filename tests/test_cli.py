@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from typer.testing import CliRunner
 
 import evosearch as es
 from evosearch import cli, demo, models, store
+from evosearch.bench import saturation
+from evosearch.bench.cells import fingerprint
 
 QUICK = ["--steps", "2", "--budget", "5x", "--batch-size", "4"]
 
@@ -145,6 +148,7 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing():
         ("give at least one prompt", ["--steps", "2"]),
         ("none of them empty; got ' '", [" "]),
         ("unknown word 'circlez'", ["two red circlez"]),
+        ("speaks of motion, which an image cannot show; generate a video", ["a red circle moves left"]),
         ("did you mean 'evosearch'", ["a blue star", "--algorithm", "evosaerch"]),
         ("did you mean 'shapes-diffusion'", ["a blue star", "--model", "shape-diffusion", "--reward", "shapes"]),
         ("did you mean 'shapes'", ["a blue star", "--reward", "shape"]),
@@ -264,6 +268,18 @@ def test_list_names_everything():
         r"^best_of_n +Draw n samples and keep the best\.\n +NFE: n · steps\.\n +/.*/best_of_n\.py$", out, re.M
     )
     assert "best_of_n" not in evosearch("list", "rewards").stdout
+
+
+def test_a_benchmark_that_is_done_runs_nothing_and_shows_its_table():
+    facts = {"model": "shapes-diffusion", "dtype": "float32", "weights": fingerprint("shapes-diffusion")}
+    rows = [asdict(cell) | facts | {"rewards": [0.5] * 1000} for cell in saturation.all_cells("shapes-diffusion")]
+    Path("cells-0-of-1.jsonl").write_text("\n".join(map(json.dumps, rows[:-1])) + "\n")
+    shown = evosearch("bench", "saturation", "--out", ".", "--table").stdout
+    assert shown.splitlines()[2] == "| 10 | 0.5000 | 0% | 100% of 11 prompts |"
+    Path("cells-0-of-1.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    done = evosearch("bench", "saturation", "--out", ".").stdout
+    assert done.startswith("bill: 0 of 12 prompts are left, 0 NFE")
+    assert "12 prompts |" in done and len(Path("cells-0-of-1.jsonl").read_text().splitlines()) == 12
 
 
 def test_version():

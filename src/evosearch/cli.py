@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from evosearch.bench.cli import app as bench
-from evosearch.progress import printable
+from evosearch.progress import hush, printable
 
 if TYPE_CHECKING:
     from evosearch.result import Result
@@ -146,7 +146,7 @@ def generate(
 
     import evosearch as es
 
-    _hush()
+    hush()
     new = [each for each in folders if not each.exists()]
     try:
         results = es.search(
@@ -185,7 +185,7 @@ def _show(text: str, result: Result, best: Path, folder: Path) -> None:
 def _dry_run(model: str, texts: list[str], folders: list[Path], memory: dict[str, Any], shared: dict[str, Any]) -> None:
     import evosearch as es
 
-    _hush()
+    hush()
     pipe = es.load(model, **memory)
     each = [es.estimate(pipe, text, run_dir=folder, **shared) for text, folder in zip(texts, folders, strict=True)]
     typer.echo(f"prompts  {len(each):>10,}")
@@ -193,16 +193,6 @@ def _dry_run(model: str, texts: list[str], folders: list[Path], memory: dict[str
     typer.echo(f"seconds  {sum(e.seconds for e in each):>10,.0f}")
     typer.echo(f"memory   {max(e.memory for e in each) / 2**20:>10,.0f} MiB beside the model")
     typer.echo(f"disk     {sum(e.disk for e in each) / 2**20:>10,.0f} MiB")
-
-
-def _hush() -> None:
-    """Leave the terminal to our own bar: loading takes seconds, and a download still shows its progress."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
 
 
 def _prompts(given: list[str], file: Path | None) -> list[str]:
@@ -289,7 +279,7 @@ def demo(
 
     from evosearch import demo as the_demo
 
-    _hush()
+    hush()
     rows: list[the_demo.Row] = []
     try:
         chosen = the_demo.CASES[: the_demo.QUICK] if quick else the_demo.CASES

@@ -1,4 +1,4 @@
-"""The progress bar: NFE done, best reward, rate, time left."""
+"""What the terminal shows: NFE done, best reward, rate, time left, and nothing of the libraries beneath."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ class _Rate(ProgressColumn):
 def printable(text: str) -> str:
     """Text for a terminal: characters that would control it, prompts can hold any, are shown as such."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def hush() -> None:
+    """Leave the terminal to our own bar: loading takes seconds, and a download still shows its progress."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
 
 
 class Bar:

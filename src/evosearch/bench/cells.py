@@ -28,8 +28,9 @@ class Cells:
     """
 
     def __init__(self, out: Path, facts: dict[str, Any], part: tuple[int, int] = (0, 1)) -> None:
-        self._facts, self._part, self._rows = facts, part, read(out)
-        for name, value in facts.items():
+        self._facts: dict[str, Any] = json.loads(json.dumps(facts))  # as they are read again
+        self._part, self._rows = part, read(out)
+        for name, value in self._facts.items():
             if others := {str(row.get(name, "unknown")) for row in self._rows} - {str(value)}:
                 raise ValueError(
                     f"{name} must be {', '.join(others)} as in the runs in {out}, got {value}; or name another folder"
@@ -42,17 +43,22 @@ class Cells:
 
     def missing(self, todo: Sequence[C]) -> list[C]:
         """This part's share of the cells, less those that are done."""
-
-        def done(cell: Any) -> bool:
-            named = asdict(cell)
-            return any(all(row.get(key) == value for key, value in named.items()) for row in self._rows)
-
-        return [cell for cell in todo[self._part[0] :: self._part[1]] if not done(cell)]
+        return missing(todo[self._part[0] :: self._part[1]], self._rows)
 
     def append(self, cell: Any, **found: Any) -> None:
         """Keep what a cell found."""
         with self._path.open("a") as lines:
             lines.write(json.dumps(asdict(cell) | self._facts | found) + "\n")
+
+
+def missing(todo: Sequence[C], rows: Sequence[dict[str, Any]]) -> list[C]:
+    """Cells that no row tells of."""
+
+    def done(cell: Any) -> bool:
+        named = asdict(cell)
+        return any(all(row.get(key) == value for key, value in named.items()) for row in rows)
+
+    return [cell for cell in todo if not done(cell)]
 
 
 def fingerprint(*names: str) -> str:

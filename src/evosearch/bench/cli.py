@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
+from evosearch.progress import hush
+
 app = typer.Typer(help="Benchmarks: every claim as a command.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")]
 Part = Annotated[str, typer.Option(help="k/n: the k-th of n processes that share the work, from 0.")]
 Results = Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of this process.")]
+Table = Annotated[bool, typer.Option("--table", help="Print the table of what is there, run nothing.")]
 Precision = Annotated[str, typer.Option(help="Precision of the model: float32 or bfloat16.")]
 
 
@@ -27,6 +30,7 @@ def overhead(
     """Time best-of-N against the stock pipeline with the same batch, steps and decode."""
     from evosearch.bench.overhead import overhead as measure
 
+    hush()
     typer.echo(f"bill: {2 * (runs + 1) * n * steps} NFE")
     found = measure(model, n=n, steps=steps, runs=runs)
     for name, seconds in (("best_of_n", found.search), ("stock pipeline", found.stock)):
@@ -40,7 +44,7 @@ def compare(
     model: Model = "shapes-diffusion",
     reward: Annotated[str, typer.Option(help="What guides; the rules judge in any case.")] = "shapes",
     part: Part = "0/1",
-    table_only: Annotated[bool, typer.Option("--table", help="Print the table of what is there, run nothing.")] = False,
+    table: Table = False,
     threads: Threads = 1,
     dtype: Precision = "float32",
     seeds: Annotated[str, typer.Option(help="Seeds of each budget, NFE:seeds by commas.")] = "500:3,2000:3,8000:1",
@@ -49,14 +53,15 @@ def compare(
     import torch
 
     from evosearch.bench import compare as recipe
-    from evosearch.bench.cells import read
+    from evosearch.bench.cells import missing, read
 
-    if not table_only:
+    if not table:
+        hush()
         torch.set_num_threads(threads)
-        share = _part(part)
-        todo = recipe.all_cells(recipe.prompts(model), _seeds(seeds))
-        total = recipe.bill(todo)
-        typer.echo(f"bill: {len(todo)} runs, {total:,} NFE in all; {total / 3600 / 200:.1f} h at 200 NFE/s")
+        share, chosen = _part(part), _seeds(seeds)
+        todo = recipe.all_cells(recipe.prompts(model), chosen)
+        left = missing(todo, read(out))
+        typer.echo(f"bill: {len(left)} of {len(todo)} runs are left, {_hours(recipe.bill(left))}")
         for cell in recipe.run(todo, out, model, reward, part=share, dtype=dtype):
             typer.echo(f"{cell.budget:6} NFE  seed {cell.seed}  {cell.method}: {cell.prompt}")
     rows = read(out)
@@ -71,6 +76,7 @@ def saturation(
     out: Results = Path("runs/saturation"),
     model: Model = "shapes-diffusion",
     part: Part = "0/1",
+    table: Table = False,
     threads: Threads = 1,
     dtype: Precision = "float32",
 ) -> None:
@@ -78,14 +84,17 @@ def saturation(
     import torch
 
     from evosearch.bench import saturation as recipe
-    from evosearch.bench.cells import read
+    from evosearch.bench.cells import missing, read
 
-    torch.set_num_threads(threads)
-    share = _part(part)
-    todo = recipe.all_cells(model)
-    typer.echo(f"bill: {len(todo)} prompts, {len(todo) * recipe.SAMPLES * 20:,} NFE in all at 20 steps")
-    for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
-        typer.echo(cell.prompt)
+    if not table:
+        hush()
+        torch.set_num_threads(threads)
+        share = _part(part)
+        todo = recipe.all_cells(model)
+        left = missing(todo, read(out))
+        typer.echo(f"bill: {len(left)} of {len(todo)} prompts are left, {_hours(recipe.bill(left))}")
+        for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
+            typer.echo(cell.prompt)
     typer.echo(recipe.table(read(out)))
 
 
@@ -100,6 +109,7 @@ def device(
     from evosearch.bench import device as recipe
     from evosearch.models import accelerator
 
+    hush()
     where = accelerator()
     if where == "cpu" and not small:
         raise ValueError("bench device needs an accelerator, and there is none here; --small tries it without")
@@ -115,6 +125,10 @@ def device(
             typer.echo(row)
             rows.append(row)
     typer.echo(recipe.table(rows))
+
+
+def _hours(nfe: int) -> str:
+    return f"{nfe:,} NFE; {nfe / 3600 / 200:.1f} h at 200 NFE/s"
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -139,6 +153,7 @@ def picture(
     """Make the picture of README: the same prompts at 1x, 10x and 100x."""
     from evosearch.bench import picture as recipe
 
+    hush()
     typer.echo(f"bill: {len(recipe.PROMPTS) * 111 * 20:,} NFE at 20 steps")
     out.parent.mkdir(parents=True, exist_ok=True)
     recipe.picture(model, seed=seed).save(out)

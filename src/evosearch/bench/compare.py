@@ -82,10 +82,10 @@ def run(
         Each cell, once it is done.
 
     Raises:
-        ValueError: The folder holds runs of another model, reward or precision.
+        ValueError: The folder holds runs of another model, reward or precision, or of methods with other knobs.
     """
     facts = {"model": model, "reward": reward, "dtype": dtype, "weights": fingerprint(model, reward)}
-    cells = Cells(out, facts, part)
+    cells = Cells(out, facts | {"methods": METHODS}, part)
     if not (missing := cells.missing(todo)):
         return
     pipe, judge = models.load(model, dtype=dtype), load_reward("shapes")
@@ -160,7 +160,7 @@ def plain(rows: Sequence[dict[str, Any]]) -> str:
 
 def prompts(model: str) -> list[str]:
     """The 30 held-out prompts of the comparison, three or four objects each, which move if the model makes videos."""
-    return held_out_prompts(30, moving="num_frames" in models.defaults(Path(model).name))
+    return held_out_prompts(30, moving=models.makes_videos(model))
 
 
 def _judged(judge: Any, sample: Any, prompt: str) -> float:
