@@ -38,8 +38,10 @@ def build() -> CLIPModel:
     )
 
 
-def fit(model: CLIPModel, plan: Plan, checkpoint: Path) -> None:
+def fit(model: CLIPModel, plan: Plan, checkpoint: Path, compiled: bool = False) -> None:
     """Train by contrast on fresh pictures, half of them a change of one word away from the other half."""
+    vocabulary = tokens.tokenizer()
+    embed = torch.compile(model) if compiled else model
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((plan.seed, step))
@@ -52,12 +54,14 @@ def fit(model: CLIPModel, plan: Plan, checkpoint: Path) -> None:
                 scenes += [scene] if held_out(near) else [scene, near]
         scenes = scenes[:BATCH]
         pictures = np.stack([_picture(scene, rng) for scene in scenes])
-        captions = tokens.encode(tokens.tokenizer(), [scene.caption for scene in scenes])
+        captions = tokens.encode(vocabulary, [scene.caption for scene in scenes])
         return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.tensor(captions)
 
     def loss(data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         pixels, captions = (part.to(model.device) for part in data)
-        logits = model(input_ids=captions, pixel_values=pixels).logits_per_image
+        with torch.autocast(model.device.type, torch.bfloat16):
+            found = embed(input_ids=captions, pixel_values=pixels)
+        logits = found.image_embeds.float() @ found.text_embeds.float().T * model.logit_scale.exp()
         target = torch.arange(len(logits), device=model.device)
         both = (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
         return {"loss": both, "accuracy": (logits.argmax(1) == target).float().mean()}

@@ -104,11 +104,15 @@ def sample_exact(pipeline: DiffusionPipeline, scenes: list[Scene], steps: int, c
     found: list[Tensor] = []
     for start in range(0, len(scenes), BATCH):
         prompts = [scene.caption for scene in scenes[start : start + BATCH]]
-        generators = [torch.Generator().manual_seed(start + i) for i in range(len(prompts))]
-        own = call | ({"negative_prompt": [""] * len(prompts)} if "negative_prompt" in call else {})
-        samples = pipeline(prompts, num_inference_steps=steps, generator=generators, output_type="pt", **own)[0]
-        found.append(reward.exact(samples, prompts))
+        found.append(reward.exact(plain_samples(pipeline, prompts, start, steps, call), prompts))
     return torch.cat(found).numpy()
+
+
+def plain_samples(pipeline: Any, prompts: list[str], seed: int, steps: int, call: dict[str, Any]) -> Tensor:
+    """One plain sample a prompt, (N, [F,] 3, H, W) in [0, 1], the first from this seed, the next from the next."""
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+    own = call | ({"negative_prompt": [""] * len(prompts)} if "negative_prompt" in call else {})
+    return pipeline(prompts, num_inference_steps=steps, generator=generators, output_type="pt", **own)[0]
 
 
 def rows(scenes: list[Scene], exact: dict[str, np.ndarray]) -> Iterable[str]:

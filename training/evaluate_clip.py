@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from command import MODELS
 from diffusers import DiffusionPipeline
-from evaluate import held_out_scenes
+from evaluate import held_out_scenes, plain_samples
 from export import FACTS
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -22,7 +22,7 @@ from evosearch.rewards.shapes_clip import ShapesClip
 from evosearch.shapes import layout, render
 
 FOLDER = MODELS / "shapes-clip"
-PIPELINES = ("shapes-diffusion", "shapes-flow")
+PIPELINES = ("shapes-diffusion", "shapes-flow", "shapes-video")
 RETRIEVED = 64  # captions to choose from
 PROMPTS, SAMPLES = 24, 16
 
@@ -76,13 +76,10 @@ def correlation(reward: ShapesClip, name: str) -> str:
     within: list[float] = []
     learned: list[Tensor] = []
     ruled: list[Tensor] = []
-    for k, scene in enumerate(held_out_scenes(4 * PROMPTS, pairs=False)[PROMPTS::3][:PROMPTS]):  # of 2 to 4 objects
-        generators = [torch.Generator().manual_seed(1000 * k + i) for i in range(SAMPLES)]
-        samples = pipeline(
-            scene.caption, num_inference_steps=steps, num_images_per_prompt=SAMPLES, generator=generators,
-            output_type="pt", **call,
-        ).images  # fmt: skip
+    scenes = held_out_scenes(4 * PROMPTS, pairs=False, moving="num_frames" in call)
+    for k, scene in enumerate(scenes[PROMPTS::3][:PROMPTS]):  # of two to four objects
         prompts = [scene.caption] * SAMPLES
+        samples = plain_samples(pipeline, prompts, 1000 * k, steps, call)
         learned.append(reward(samples, prompts))
         ruled.append(rules(samples, prompts))
         within.append(float(spearmanr(learned[-1], ruled[-1]).statistic))

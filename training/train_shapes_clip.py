@@ -1,6 +1,6 @@
 """Train the bundled reward model `shapes-clip` from nothing; export it as a stock CLIPModel.
 
-    python training/train_shapes_clip.py
+    python training/train_shapes_clip.py --compile
 
 Stages resume from their checkpoints in the runs folder; delete a checkpoint to start its stage afresh.
 """
@@ -21,7 +21,8 @@ def main() -> None:
     command = Command(__doc__, "shapes-clip", STAGES)
     checkpoint = command.checkpoint("clip")
     if "clip" in command.stages:
-        clip.fit(command.start(clip.build, clip.restore), command.plan(1e-3, minutes=15), checkpoint)
+        model = command.start(clip.build, clip.restore)
+        clip.fit(model, command.plan(1e-3, steps=6000, muon=5), checkpoint, command.compiled)
     if "export" in command.stages:
         export(checkpoint, command.out)
 
