@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -152,6 +153,8 @@ def test_loader_names_what_is_wrong(tmp_path):
         es.load(str(tmp_path / "missing"))
     with pytest.raises(ValueError, match=r"cannot be had: .*Check the network, or give the folder of a copy"):
         es.load("nobody/nothing")
+    with pytest.raises(ValueError, match="a hub id such as 'owner/name', got 'nobody/no thing'"):
+        es.load("nobody/no thing")
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match="is no JSON"):
         es.load(str(tmp_path))
@@ -181,6 +184,11 @@ def test_loader_never_runs_code_that_comes_with_weights():
 
 def test_a_folder_without_its_weights_is_refused(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "torn")
+    (tmp_path / "torn/tokenizer").rename(tmp_path / "lost")
+    with pytest.raises(ValueError, match=r"torn is not complete: it has no tokenizer$"):
+        es.load(str(tmp_path / "torn"))
+    assert es.load(tmp_path / "torn", tokenizer=pipe.tokenizer).tokenizer is pipe.tokenizer
+    (tmp_path / "lost").rename(tmp_path / "torn/tokenizer")
     (tmp_path / "torn/unet/diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"torn is not complete: .*diffusion_pytorch_model"):
         es.load(str(tmp_path / "torn"))
@@ -334,7 +342,14 @@ def test_large_models_are_known_by_their_real_configuration(case, family):
 
 
 @pytest.mark.parametrize(
-    "index", ["{}", "[]", '{"_class_name": "NoSuchPipeline"}', '{"_class_name": ["pipe", "Mine"]}']
+    "index",
+    [
+        "{}",
+        "[]",
+        '{"_class_name": "NoSuchPipeline"}',
+        '{"_class_name": "UNet2DModel"}',
+        '{"_class_name": ["pipe", "Mine"]}',
+    ],
 )
 def test_an_index_that_names_no_pipeline_is_refused(tmp_path, index):
     (tmp_path / "model_index.json").write_text(index)
@@ -350,6 +365,9 @@ def test_an_index_that_names_no_pipeline_is_refused(tmp_path, index):
         ({"dtype": "float8_e4m3fn"}, "dtype must be"),
         ({"dtype": {"unet": "fp16"}}, "dtype must be"),
         ({"torch_dtype": "fp16"}, "torch_dtype is called dtype"),
+        ({"offlod": "model"}, "cannot be loaded with offlod='model'; did you mean 'offload'"),
+        ({"nonsense": 3}, "StableDiffusionPipeline cannot be loaded with nonsense=3$"),
+        ({"custom_pipeline": "lpw"}, "custom_pipeline is never used here"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
@@ -361,6 +379,13 @@ def test_a_scheduler_of_the_users_own_is_left_alone(tmp_path, monkeypatch):
     pipelines.wan().save_pretrained(tmp_path / "tiny")
     wan = next(family for family in FAMILIES if family.name == "Wan 2.1 1.3B")
     monkeypatch.setattr(es.models.families, "FAMILIES", (replace(wan, where={}),))
+    pipe = pipelines.wan()
+    for shift in (1.0, 3.0):  # one that somebody distilled, and one as it is shipped
+        pipe.scheduler = diffusers.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+        )
+        pipe.save_pretrained(tmp_path / f"{shift}")
+        assert es.load(tmp_path / f"{shift}").scheduler.config.flow_shift == {1.0: 1.0, 3.0: 8.0}[shift]
     own = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0)
     assert es.load(tmp_path / "tiny", scheduler=own).scheduler.config.flow_shift == 2.0
     flow = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
@@ -373,7 +398,7 @@ def test_a_scheduler_of_the_users_own_is_left_alone(tmp_path, monkeypatch):
 def test_settings_of_the_family_go_into_the_scheduler(tmp_path, monkeypatch):
     tiny = pipelines.wan()
     tiny.scheduler = diffusers.UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
     tiny.save_pretrained(tmp_path / "tiny")
     wan = next(family for family in FAMILIES if family.name == "Wan 2.1 1.3B")
@@ -396,9 +421,13 @@ def test_precision_of_the_family_on_an_accelerator():
     assert precision("StableDiffusionPipeline", "shapes-diffusion", "cuda") == torch.float32
 
 
-def test_defaults_go_with_a_copy_and_with_no_other_pipeline_of_the_class(pipe, tmp_path):
-    assert es.models.defaults(pipe) == {"steps": 20, "guidance_scale": 3.0}
-    for name in ("shapes-diffusion", "mine"):
-        pipe.save_pretrained(tmp_path / name)
-    assert es.models.defaults(es.load(str(tmp_path / "shapes-diffusion"))) == es.models.defaults(pipe)
-    assert es.models.defaults(es.load(str(tmp_path / "mine"))) == {}
+@BUNDLED
+def test_defaults_go_with_a_copy_whatever_its_name(name, tmp_path):
+    shutil.copytree(MODELS / name, tmp_path / "mine")
+    assert es.models.defaults(es.load(str(tmp_path / "mine"))) == es.models.defaults(name) != {}
+    assert es.search(tmp_path / "mine", PROMPTS[name], "jpeg", "best_of_n", n=1, steps=2, progress=False).cost.nfe == 2
+
+
+def test_no_other_pipeline_of_the_class_gets_the_defaults_of_a_bundled_one():
+    for make in (pipelines.stable_diffusion, pipelines.flux, pipelines.wan):
+        assert es.models.defaults(make()) == {}

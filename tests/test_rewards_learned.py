@@ -1,5 +1,6 @@
 """The learned reward and the quality score of the shapes world."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,13 @@ def test_clip_is_small_and_loads_by_plain_transformers(clip):
     output = model(**inputs, **tokenizer(prompts, padding="max_length", return_tensors="pt"))
     cosines = (output.logits_per_image / model.logit_scale.exp()).diagonal()
     assert torch.allclose(clip(to_samples(images), prompts), cosines, atol=1e-4)
+
+
+def test_clip_loads_quickly(clip):
+    del clip  # imports are done
+    start = time.perf_counter()
+    rewards.load("shapes-clip")
+    assert time.perf_counter() - start < 2
 
 
 def test_clip_prefers_the_right_caption(clip):

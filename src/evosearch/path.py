@@ -304,6 +304,6 @@ def _variance_preserving(scheduler: Any) -> tuple[Tensor, Tensor, Tensor]:
     if after >= 0 and not hasattr(scheduler, "previous_timestep"):  # who has that goes from timestep to timestep
         last = cumprod[after]
     else:
-        last = torch.as_tensor(getattr(scheduler, "final_alpha_cumprod", 1.0)).double()
+        last = torch.as_tensor(getattr(scheduler, "final_alpha_cumprod", 1.0)).double().cpu()
     squares = torch.cat([cumprod[timesteps], last.reshape(1)])
     return squares.sqrt(), (1 - squares).sqrt(), torch.ones_like(squares)

@@ -193,11 +193,11 @@ def _asked(
 
 
 def _loaded(pipe: Any, load_kwargs: Mapping[str, Any] | None, prompts: Sequence[str], asked: _Asked) -> Any:
-    """The pipeline or sampler, and a last look at the prompts, now that pictures and videos are told apart."""
-    pipe = models.load(pipe, **(load_kwargs or {})) if isinstance(pipe, str) else pipe
+    """The pipeline or sampler, after a last look at the prompts, now that pictures and videos are told apart."""
+    given = load_kwargs or {}
     if not is_sampler(pipe):
-        asked.check(prompts, models.makes_videos(pipe))
-    return pipe
+        asked.check(prompts, models.makes_videos(pipe, **given))
+    return models.load(pipe, **given) if isinstance(pipe, str | Path) else pipe
 
 
 def _prompts(prompt: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -21,6 +22,13 @@ __all__ = ["BUNDLED", "FAMILIES", "accelerator", "defaults", "frame_rate", "load
 
 BUNDLED = tuple(sorted(path.parent.name for path in _HERE.glob("*/model_index.json")))
 """Names of the pipelines in the box."""
+
+_OPTIONS = (
+    "cache_dir", "device_map", "disable_mmap", "force_download", "local_files_only", "low_cpu_mem_usage",
+    "max_memory", "offload_folder", "offload_state_dict", "proxies", "quantization_config", "revision", "token",
+    "use_safetensors", "variant",
+)  # fmt: skip
+"""What ``from_pretrained`` takes beside the pipeline's parts."""
 
 Offload = Literal["model", "sequential"]
 Quantize = Literal["8bit", "4bit"]
@@ -74,8 +82,9 @@ def load(
         raise ValueError(_reason(name, error)) from error
     family = family_of(pipe, name_of(pipe))
     known = {} if family is None or "scheduler" in kwargs else family.scheduler
-    if suited := {key: value for key, value in known.items() if key in pipe.scheduler.config}:
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **suited)
+    config = pipe.scheduler.config
+    if suited := {key: better for key, (shipped, better) in known.items() if config.get(key) == shipped}:
+        pipe.scheduler = type(pipe.scheduler).from_config(config, **suited)
     if vae_tiling:
         if not hasattr(getattr(pipe, "vae", None), "enable_tiling"):
             raise ValueError(
@@ -105,17 +114,22 @@ def defaults(pipe: Any) -> dict[str, Any]:
     return {} if family is None else family.suited
 
 
-def makes_videos(pipe: Any) -> bool:
+def makes_videos(pipe: Any, **kwargs: Any) -> bool:
     """Whether a pipeline makes videos, or the bundled one, folder or hub model of this name.
+
+    Args:
+        pipe: A pipeline, or its name: that of its class tells, nothing else is loaded.
+        **kwargs: As for `load`.
 
     Raises:
         ValueError: There is no pipeline of this name, or it cannot be had.
     """
-    if isinstance(pipe, str):
+    if isinstance(pipe, str | Path):
         import diffusers
 
-        _check(pipe, None, None, {})
-        pipe = getattr(diffusers, _parts(pipe, {})["_class_name"])
+        kwargs = {name: value for name, value in kwargs.items() if name not in inspect.signature(load).parameters}
+        _check(str(pipe), None, None, kwargs)
+        pipe = getattr(diffusers, _parts(str(pipe), kwargs)["_class_name"])
     return callable(pipe) and "num_frames" in inspect.signature(pipe.__call__).parameters
 
 
@@ -132,15 +146,16 @@ def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[st
         raise ValueError(f"quantize must be '8bit', '4bit' or None, got {quantize!r}")
     if "torch_dtype" in kwargs:
         raise ValueError("torch_dtype is called dtype here; rename it")
-    if "trust_remote_code" in kwargs:
-        raise ValueError("trust_remote_code is never used here: code that comes with weights can do anything")
+    for option in ("trust_remote_code", "custom_pipeline"):
+        if option in kwargs:
+            raise ValueError(f"{option} is never used here: code that comes with weights can do anything")
     folder = Path(name)
     if name in BUNDLED:
         return
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise ValueError(f"model folder must hold a diffusers pipeline, but {name} has no model_index.json")
-    elif name.count("/") != 1 or folder.is_absolute() or name.startswith("."):
+    elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name, re.ASCII):
         near = get_close_matches(name, BUNDLED, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
@@ -165,11 +180,22 @@ def _parts(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"model {name!r} has a model_index.json that is no JSON: {error}") from None
     kind = parts.get("_class_name") if isinstance(parts, dict) else None
-    if not isinstance(kind, str) or not hasattr(diffusers, kind):
+    pipeline = getattr(diffusers, kind, None) if isinstance(kind, str) else None
+    if not isinstance(pipeline, type) or not issubclass(pipeline, diffusers.DiffusionPipeline):
         raise ValueError(
             f"model {name!r} must name a pipeline of diffusers {diffusers.__version__} as _class_name in its "
             f"model_index.json, but names {kind!r}; a newer diffusers may know it, code of its own is never run"
         )
+    folders = {part for part, kind in parts.items() if isinstance(kind, list) and kind[0]} - kwargs.keys()
+    if index.parent == Path(name) and (
+        lacking := sorted(part for part in folders if not (index.parent / part).is_dir())
+    ):
+        raise ValueError(f"model folder {name} is not complete: it has no {', '.join(lacking)}")
+    takes = {*_OPTIONS, *inspect.signature(pipeline.__init__).parameters}
+    if unknown := sorted(kwargs.keys() - takes):
+        near = get_close_matches(unknown[0], [*takes, *inspect.signature(load).parameters], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{kind} cannot be loaded with {unknown[0]}={kwargs[unknown[0]]!r}{hint}")
     return parts
 
 

@@ -1,8 +1,8 @@
 """What suits each family of models: the table behind `evosearch.load`.
 
 A row holds only what differs from the defaults of the pipeline's own ``__call__``, or what a user should see at a
-glance. Values are those that the families' authors recommend, at the smaller of the sizes they name, since a search
-generates many times.
+glance. Values are those that the families' authors or diffusers' examples recommend, at the smaller of the sizes they
+name, since a search generates many times.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Family:
         named: Pattern in its own name, that of the repository or folder, where configurations are alike.
         half: Name of the half precision that it runs in on an accelerator.
         full: Parts that need single precision.
-        scheduler: Settings of the scheduler, where the authors' differ from those that come with the weights.
+        scheduler: Settings of the scheduler, as they come with the weights and as they should be; a copy that was saved
+            with others keeps its own.
         frame_rate: Of its videos, per second.
     """
 
@@ -48,7 +49,7 @@ class Family:
     named: str = ""
     half: str = "bfloat16"
     full: tuple[str, ...] = ()
-    scheduler: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    scheduler: Mapping[str, tuple[Any, Any]] = field(default_factory=dict[str, tuple[Any, Any]])
     frame_rate: int | None = None
 
     @property
@@ -63,18 +64,6 @@ _SD3 = "StableDiffusion3Pipeline"
 _WAN = "WanPipeline"
 
 FAMILIES = (
-    # Bundled.
-    Family("shapes-diffusion", _SD, 20, {"guidance_scale": 3.0}, named=r"^shapes-diffusion(-large)?$"),
-    Family(
-        "shapes-flow", "FluxPipeline", 20,
-        {"height": 64, "width": 64, "max_sequence_length": 24, "true_cfg_scale": 3.0, "negative_prompt": ""},
-        named=r"^shapes-flow$",
-    ),
-    Family(
-        "shapes-video", _WAN, 20,
-        {"height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 24, "guidance_scale": 3.0},
-        named=r"^shapes-video$", frame_rate=8,
-    ),
     # Images.
     Family("SD 2.1", _SD, 50, {"guidance_scale": 7.5}, where={"unet.cross_attention_dim": 1024}, half="float16"),
     Family("SD 1.5", _SD, 50, {"guidance_scale": 7.5}, where={"unet.cross_attention_dim": 768}, half="float16"),
@@ -106,22 +95,22 @@ FAMILIES = (
         "Wan 2.2 A14B", _WAN, 40,
         {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 4.0, "guidance_scale_2": 3.0,
          "negative_prompt": _WAN_NEGATIVE},
-        where={"transformer_2.num_layers": 40}, full=("vae",), scheduler={"flow_shift": 12.0}, frame_rate=16,
+        where={"transformer_2.num_layers": 40}, full=("vae",), scheduler={"flow_shift": (3.0, 12.0)}, frame_rate=16,
     ),
     Family(
         "Wan 2.2 TI2V 5B", _WAN, 50,
         {"height": 704, "width": 1280, "num_frames": 121, "guidance_scale": 5.0, "negative_prompt": _WAN_NEGATIVE},
-        where={"pipe.expand_timesteps": True}, full=("vae",), scheduler={"flow_shift": 5.0}, frame_rate=24,
+        where={"pipe.expand_timesteps": True}, full=("vae",), scheduler={"flow_shift": (3.0, 5.0)}, frame_rate=24,
     ),
     Family(
         "Wan 2.1 14B", _WAN, 50,
         {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0, "negative_prompt": _WAN_NEGATIVE},
-        where={"transformer.num_layers": 40}, full=("vae",), scheduler={"flow_shift": 5.0}, frame_rate=16,
+        where={"transformer.num_layers": 40}, full=("vae",), scheduler={"flow_shift": (3.0, 5.0)}, frame_rate=16,
     ),
     Family(
         "Wan 2.1 1.3B", _WAN, 50,
         {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 6.0, "negative_prompt": _WAN_NEGATIVE},
-        where={"transformer.num_layers": 30}, full=("vae",), scheduler={"flow_shift": 8.0}, frame_rate=16,
+        where={"transformer.num_layers": 30}, full=("vae",), scheduler={"flow_shift": (3.0, 8.0)}, frame_rate=16,
     ),
     Family(
         "HunyuanVideo 13B", "HunyuanVideoPipeline", 30,
@@ -135,15 +124,28 @@ FAMILIES = (
     ),
     Family(
         "CogVideoX 2B", "CogVideoXPipeline", 50, {"guidance_scale": 6.0, "num_frames": 49},
-        named="2b", half="float16", scheduler={"timestep_spacing": "trailing"}, frame_rate=8,
+        named="2b", half="float16", scheduler={"timestep_spacing": ("linspace", "trailing")}, frame_rate=8,
     ),
     Family(
-        "CogVideoX 1.5 5B", "CogVideoXPipeline", 50, {"guidance_scale": 6.0, "num_frames": 81},
-        where={"transformer.patch_size_t": 2}, scheduler={"timestep_spacing": "trailing"}, frame_rate=16,
+        "CogVideoX 1.5 5B", "CogVideoXPipeline", 50,
+        {"height": 768, "width": 1360, "num_frames": 81, "guidance_scale": 6.0},
+        where={"transformer.patch_size_t": 2}, scheduler={"timestep_spacing": ("linspace", "trailing")}, frame_rate=16,
     ),
     Family(
         "CogVideoX 5B", "CogVideoXPipeline", 50, {"guidance_scale": 6.0, "num_frames": 49},
-        scheduler={"timestep_spacing": "trailing"}, frame_rate=8,
+        scheduler={"timestep_spacing": ("linspace", "trailing")}, frame_rate=8,
+    ),
+    # Bundled; small enough to be told by their sizes.
+    Family("shapes-diffusion", _SD, 20, {"guidance_scale": 3.0}, where={"unet.cross_attention_dim": 128}),
+    Family(
+        "shapes-flow", "FluxPipeline", 20,
+        {"height": 64, "width": 64, "max_sequence_length": 24, "true_cfg_scale": 3.0, "negative_prompt": ""},
+        where={"transformer.joint_attention_dim": 128},
+    ),
+    Family(
+        "shapes-video", _WAN, 20,
+        {"height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 24, "guidance_scale": 3.0},
+        where={"transformer.text_dim": 128}, frame_rate=8,
     ),
 )  # fmt: skip
 """Rows are tried from above; the first that fits is taken."""
