@@ -121,25 +121,101 @@ def test_every_large_model_is_measured_at_small_size(case):
     rows = list(device.measure(case, full=False, device="cpu", batches=(1, 2)))
     assert [(row.batch, row.population) for row in rows[:2]] == [(1, 1), (2, 2)]
     assert [row.population // row.batch for row in rows[2:]] == [4, 16]
+    assert not any(row.failure for row in rows)
     assert all(row.search > 0 for row in rows) and all(row.stock > 0 for row in rows[:2])
     assert device.table(rows).count("\n") == len(rows) + 1
 
 
-@pytest.mark.parametrize(("most", "fitting"), [(0, []), (1, [(1, 1)]), (2, [(1, 1), (2, 2)])])
-def test_what_does_not_fit_is_said_and_ends_nothing_else(monkeypatch, most, fitting):
-    def searched(pipe, call, batch, population, where):
+@pytest.mark.parametrize("case", device.CASES, ids=lambda case: case.name)
+def test_search_and_stock_do_the_same_work(case):
+    """Every pass of the model has the batch's rows, of states and of embeddings, and as many of them."""
+    pipe = device._built(case, False, "cpu", torch.float32)
+    seen = []
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    denoiser.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(
+            (len(args[0] if args else kwargs["hidden_states"]), len(kwargs["encoder_hidden_states"]))
+        ),
+        with_kwargs=True,
+    )
+    device._stock(pipe, device._call(case, False, 3, "cpu"))
+    stock, seen[:] = list(seen), []
+    device._search(pipe, device._call(case, False, 3, "cpu"), 3, 6)
+    assert {rows for shapes in stock for rows in shapes} == {6 if case.name == "SD 2.1" else 3}
+    assert seen[1:] == 2 * stock  # the first call ends at the denoiser's door
+
+
+def _starved(monkeypatch, most):
+    """Let no more particles than this fit into memory."""
+    real = device._search
+
+    def search(pipe, call, batch, population):
         if batch > most:
             raise torch.OutOfMemoryError
-        return 10.0 * batch, None
+        real(pipe, call, batch, population)
 
-    monkeypatch.setattr(device, "_searched", searched)
+    monkeypatch.setattr(device, "_search", search)
+
+
+@pytest.mark.parametrize(("most", "fitting"), [(0, []), (1, [1]), (2, [1, 2])])
+def test_what_does_not_fit_is_said_and_ends_nothing_else(monkeypatch, most, fitting):
+    _starved(monkeypatch, most)
     rows = list(device.measure(device.CASES[0], full=False, device="cpu", batches=(1, 2, 4)))
-    assert [(row.batch, row.population) for row in rows if row.search and row.population == row.batch] == fitting
-    assert [row.batch for row in rows if row.search is None] == [{0: 1, 1: 2, 2: 4}[most]]
-    assert [(row.batch, row.population) for row in rows if row.population > row.batch] == [
-        (most, times * most) for times in (4, 16) if most
-    ]
+    assert [row.batch for row in rows if row.search and row.population == row.batch] == fitting
+    assert [row.batch for row in rows if row.failure] == [{0: 1, 1: 2, 2: 4}[most]]
+    larger = [(row.batch, row.population // row.batch) for row in rows if row.population > row.batch]
+    assert [times for _, times in larger] == ([4, 16] if most else []) and {batch for batch, _ in larger} <= {*fitting}
     assert "does not fit" in device.table(rows) and "does not fit" in "".join(map(str, rows))
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """A processor that passes for an accelerator, by a name of its own."""
+    for name, answer in {"synchronize": None, "reset_peak_memory_stats": None, "empty_cache": None}.items():
+        monkeypatch.setattr(torch.accelerator, name, lambda answer=answer: answer)
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda: 3 * 2**30)
+    for case in device.CASES:
+        pipeline = type(case.build(False))
+        monkeypatch.setattr(pipeline, "enable_model_cpu_offload", lambda pipe, device: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: setattr(module, "compiled", True))
+    return "cpu:0"
+
+
+def test_an_accelerator_is_measured_compiled_and_offloaded_too(accelerator):
+    rows = list(device.measure(device.CASES[1], full=False, device=accelerator, batches=(1,)))
+    assert [row.setting for row in rows] == ["as it is"] * 3 + ["compiled", "offload=model"]
+    assert all(row.search_memory == 3 for row in rows) and not any(row.failure for row in rows)
+
+
+def test_a_model_that_does_not_fit_is_measured_offloaded_alone(accelerator, monkeypatch):
+    real = device._built
+
+    def built(case, full, where, dtype):
+        if where == accelerator:
+            raise torch.OutOfMemoryError
+        return real(case, full, where, dtype)
+
+    monkeypatch.setattr(device, "_built", built)
+    rows = list(device.measure(device.CASES[1], full=False, device=accelerator, batches=(1,)))
+    assert [(row.setting, row.failure) for row in rows] == [("as it is", "does not fit"), ("offload=model", "")]
+
+
+def test_a_row_that_fails_has_its_reason(accelerator, monkeypatch):
+    def broken(module):
+        raise RuntimeError("no compiler found\nand more")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", broken)
+    rows = list(device.measure(device.CASES[0], full=False, device=accelerator, batches=(1,)))
+    assert [row.failure for row in rows] == ["", "", "", "RuntimeError: no compiler found", ""]
+
+
+def test_the_bill_of_a_device_covers_what_is_run(accelerator, monkeypatch):
+    spent = []
+    monkeypatch.setattr(device, "_search", lambda pipe, call, batch, population: spent.append(population))
+    monkeypatch.setattr(device, "_stock", lambda pipe, call: spent.append(len(call["prompt_embeds"])))
+    monkeypatch.setattr(device, "_GOOD", 0.0)  # the smallest is good enough
+    list(device.measure(device.CASES[0], full=False, device=accelerator, batches=(2,)))
+    assert sum(spent) * device.STEPS == device.bill((2,))
 
 
 BILLIONS = {"SD 2.1": 0.866, "FLUX.1-dev": 11.90, "Wan 2.1 1.3B": 1.42, "Wan 2.1 14B": 14.29, "HunyuanVideo 13B": 12.82}

@@ -118,13 +118,16 @@ def device(
         raise ValueError(f"--model must be one of {', '.join(names)}, got {', '.join(sorted(unknown))}")
     chosen = [case for case in recipe.CASES if not model or case.name in model]
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else where
-    typer.echo(f"bill: {len(chosen)} models, some minutes each, on {name}")
+    batches = (1, 2) if small else (1, 2, 4, 8, 16)
+    typer.echo(f"bill: {len(chosen)} models on {name}, {recipe.bill(batches):,} NFE each at the most")
     rows: list[recipe.Row] = []
-    for case in chosen:
-        for row in recipe.measure(case, full=not small, device=where, batches=(1, 2) if small else (1, 2, 4, 8, 16)):
-            typer.echo(row)
-            rows.append(row)
-    typer.echo(recipe.table(rows))
+    try:
+        for case in chosen:
+            for row in recipe.measure(case, full=not small, device=where, batches=batches):
+                typer.echo(row)
+                rows.append(row)
+    finally:
+        typer.echo(recipe.table(rows))
 
 
 def _hours(nfe: int) -> str:

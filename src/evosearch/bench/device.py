@@ -10,18 +10,22 @@ import gc
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
 import torch
 
 from evosearch.pipeline import PipelineSampler
+from evosearch.run import search
 
 library: Any = diffusers  # whose annotations take tuples of one length alone
 
 STEPS = 4
-"""Denoising steps of each timed run: enough, since all cost the same."""
+"""Denoising steps of each timed run. Each sample is decoded, too, so that NFE/s are lower than with more steps."""
+
+_GOOD = 0.95  # of the highest speed: a larger micro-batch that gains less is not worth its memory
+_FULL = "does not fit"
 
 
 @dataclass(frozen=True)
@@ -47,20 +51,21 @@ class Case:
 class Row:
     """One measurement: NFE a second and peak memory in GiB, of the search and of the stock pipeline.
 
-    A search of no speed did not fit into memory; the stock pipeline is timed on one micro-batch alone.
+    The stock pipeline is timed on one micro-batch alone. What failed has a reason instead of figures.
     """
 
     case: str
     setting: str
     batch: int
     population: int
-    search: float | None
-    search_memory: float | None
+    search: float | None = None
+    search_memory: float | None = None
     stock: float | None = None
     stock_memory: float | None = None
+    failure: str = ""
 
     def __str__(self) -> str:
-        speed = "does not fit" if self.search is None else f"{self.search:.2f} NFE/s"
+        speed = self.failure or f"{self.search:.2f} NFE/s"
         return f"{self.case}, {self.setting}, population of {self.population} by {self.batch}: {speed}"
 
 
@@ -201,36 +206,47 @@ def measure(case: Case, *, full: bool, device: str, batches: tuple[int, ...] = (
         case: The model.
         full: Real size, in bfloat16; else small, in float32.
         device: Where; on a CPU nothing is compiled or offloaded.
-        batches: Particles in a pass of the model, from small to large, up to the first that does not fit.
+        batches: Particles in a pass of the model, from small to large, up to the first that fails.
 
     Yields:
         A row a setting. The stock pipeline runs on the same batch, steps and arguments, decoding included.
     """
     dtype = torch.bfloat16 if full else torch.float32
-    with torch.device(device), _default(dtype):
-        pipe = case.build(full)
-    pipe.set_progress_bar_config(disable=True)
-    call = _call(case, full, device, dtype)
-    best = Row(case.name, "", batches[0], batches[0], None, None)
-    for batch in batches:
-        yield (row := _row(case, "as it is", pipe, call, batch, batch, device))
-        if row.search is None:
-            break
-        best = max(best, row, key=lambda row: row.search or 0.0)
-    if best.search is not None:
-        for times in (4, 16):
-            yield _row(case, "as it is", pipe, call, best.batch, times * best.batch, device)
-    if device == "cpu":
-        return
-    if best.search is not None:
-        denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
-        denoiser.compile()
-        yield _row(case, "compiled", pipe, call, best.batch, best.batch, device)
-        denoiser._compiled_call_impl = None
-    pipe.enable_model_cpu_offload(device=torch.device(device))
-    yield _row(case, "offload=model", pipe, call, best.batch, best.batch, device)
-    del pipe
-    _free(device)
+    try:
+        pipe = _built(case, full, device, dtype)
+    except torch.OutOfMemoryError:
+        yield Row(case.name, "as it is", 1, 1, failure=_FULL)
+        pipe = None
+    best = batches[0]
+    if pipe is not None:
+        rows: list[Row] = []
+        for batch in batches:
+            rows.append(_row(case, "as it is", pipe, full, batch, batch, device))
+            yield rows[-1]
+            if rows[-1].search is None:
+                break
+        if fitting := [row for row in rows if row.search]:
+            fastest = max(row.search or 0.0 for row in fitting)
+            best = next(row.batch for row in fitting if (row.search or 0.0) >= _GOOD * fastest)
+            for times in (4, 16):
+                yield _row(case, "as it is", pipe, full, best, times * best, device)
+            if device != "cpu":
+                denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+                yield _row(case, "compiled", pipe, full, best, best, device, denoiser.compile)
+        del pipe
+    if device != "cpu":
+        _free(device)
+        pipe = _built(case, full, "cpu", dtype)
+        pipe.enable_model_cpu_offload(device=torch.device(device))
+        yield _row(case, "offload=model", pipe, full, best, best, device)
+        del pipe
+        _free(device)
+
+
+def bill(batches: tuple[int, ...] = (1, 2, 4, 8, 16)) -> int:
+    """NFE that one model takes at the most: all batches fit, and the largest is the best."""
+    compared = (*batches, batches[-1], batches[-1])  # compiled and offloaded, too
+    return STEPS * (4 * sum(compared) + 20 * batches[-1])
 
 
 def table(rows: list[Row]) -> str:
@@ -240,13 +256,13 @@ def table(rows: list[Row]) -> str:
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        search = "does not fit" if row.search is None else f"{row.search:.2f}"
+        speed = row.failure or f"{row.search:.2f}"
         ratio = f"{row.search / row.stock:.2f}" if row.search and row.stock else ""
         stock, memory, other = (
             "" if value is None else f"{value:.{digits}f}"
             for value, digits in ((row.stock, 2), (row.search_memory, 1), (row.stock_memory, 1))
         )
-        figures = (row.case, row.setting, row.batch, row.population, search, stock, ratio, memory, other)
+        figures = (row.case, row.setting, row.batch, row.population, speed, stock, ratio, memory, other)
         lines.append(f"| {' | '.join(map(str, figures))} |")
     return "\n".join(lines)
 
@@ -262,62 +278,86 @@ def _default(dtype: torch.dtype) -> Generator[None]:
         torch.set_default_dtype(before)
 
 
-def _call(case: Case, full: bool, device: str, dtype: torch.dtype) -> dict[str, Any]:
+def _built(case: Case, full: bool, device: str, dtype: torch.dtype) -> Any:
+    with torch.device(device), _default(dtype):
+        pipe = case.build(full)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _call(case: Case, full: bool, batch: int, device: str) -> dict[str, Any]:
+    """Arguments of the pipeline's call for so many samples, as its own text encoders would fill them."""
     generator = torch.Generator().manual_seed(0)
+    dtype = torch.bfloat16 if full else torch.float32
     call = case.call if full else {**case.call, **case.small}
     for name, (large, small) in case.embeddings.items():
-        shape = (1, *(large if full else small))
-        mask = name.endswith("mask")
-        value = torch.ones(shape) if mask else torch.randn(shape, generator=generator)
+        shape = (batch, *(large if full else small))
+        value = torch.ones(shape) if name.endswith("mask") else torch.randn(shape, generator=generator)
         call = {**call, name: value.to(device, dtype)}
     return call
 
 
-def _row(case: Case, setting: str, pipe: Any, call: dict[str, Any], batch: int, population: int, device: str) -> Row:
+def _row(
+    case: Case,
+    setting: str,
+    pipe: Any,
+    full: bool,
+    batch: int,
+    population: int,
+    device: str,
+    prepare: Callable[[], object] = lambda: None,
+) -> Row:
+    """One measurement; what fails is a row of its own and ends nothing else."""
+    row = Row(case.name, setting, batch, population)
     try:
-        search, memory = _searched(pipe, call, batch, population, device)
-        stock, other = _stock(pipe, call, batch, device) if population == batch else (None, None)
-        return Row(case.name, setting, batch, population, search, memory, stock, other)
+        prepare()
+        call = _call(case, full, batch, device)
+        cold, nfe = population == batch, population * STEPS
+        found = _measured("search", lambda: _search(pipe, call, batch, population), nfe, device, cold)
+        if population == batch:
+            found |= _measured("stock", lambda: _stock(pipe, call), nfe, device, cold)
+        return replace(row, **found)
     except torch.OutOfMemoryError:
-        return Row(case.name, setting, batch, population, None, None)
+        return replace(row, failure=_FULL)
+    except RuntimeError as error:  # no compiler, a kernel that does not take this shape, ...
+        return replace(row, failure=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}")
     finally:
         _free(device)
 
 
-def _free(device: str) -> None:
-    gc.collect()
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _searched(pipe: Any, call: dict[str, Any], batch: int, population: int, device: str) -> tuple[float, float | None]:
-    """NFE a second of denoising and decoding a population in micro-batches, and the peak of memory."""
+def _search(pipe: Any, call: dict[str, Any], batch: int, population: int) -> None:
+    """The best of a population by a reward that costs nothing."""
     sampler = PipelineSampler(pipe, None, steps=STEPS, batch_size=batch, **call)
-
-    def work() -> None:
-        for p in sampler.prior(population).split(batch):
-            sampler.decode(sampler.run(p, sampler.steps)[0])
-
-    return _rate(work, population * STEPS, device)
+    search(sampler, "any", _brightness, "best_of_n", n=population, progress=False)
 
 
-def _stock(pipe: Any, call: dict[str, Any], batch: int, device: str) -> tuple[float, float | None]:
-    many = "num_videos_per_prompt" if "num_frames" in call else "num_images_per_prompt"
-    return _rate(
-        lambda: pipe(num_inference_steps=STEPS, output_type="pt", **{many: batch}, **call), batch * STEPS, device
-    )
+def _stock(pipe: Any, call: dict[str, Any]) -> None:
+    pipe(num_inference_steps=STEPS, output_type="pt", **call)
 
 
-def _rate(work: Callable[[], Any], nfe: int, device: str) -> tuple[float, float | None]:
-    cuda = torch.device(device).type == "cuda"
-    work()
+def _brightness(samples: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    del prompts
+    return samples.flatten(1).mean(1)
+
+
+def _measured(name: str, work: Callable[[], None], nfe: int, device: str, cold: bool) -> dict[str, float]:
+    """NFE a second and the peak of memory in GiB, after a run to warm up where this is the first of its shape."""
+    accelerated = device != "cpu"
+    if cold:
+        work()
     gc.collect()
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
+    if accelerated:
+        torch.accelerator.synchronize()
+        torch.accelerator.reset_peak_memory_stats()
     start = time.perf_counter()
     work()
-    if cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    return nfe / seconds, torch.cuda.max_memory_allocated() / 2**30 if cuda else None
+    if accelerated:
+        torch.accelerator.synchronize()
+    found = {name: nfe / (time.perf_counter() - start)}
+    return found | ({f"{name}_memory": torch.accelerator.max_memory_allocated() / 2**30} if accelerated else {})
+
+
+def _free(device: str) -> None:
+    gc.collect()
+    if device != "cpu":
+        torch.accelerator.empty_cache()
