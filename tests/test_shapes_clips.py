@@ -165,6 +165,36 @@ def test_motion_is_steady(places, prompt, right):
     assert (score(at(*places), prompt) >= EXACT) == right
 
 
+def red_circle(frames=9, **changes):
+    """A clip of a red circle at rest, what changes given frame by frame."""
+    (first,) = travel(parse("a red circle stays"), np.random.default_rng(3))[0]
+    first = replace(first, x=30.0, y=32.0, radius=9.0)
+    return film([[replace(first, **{name: values[k] for name, values in changes.items()})] for k in range(frames)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "right"),
+    [
+        ({}, True),
+        ({"x": [30.0, 31, 32, 33, 34, 35, 36, 37, 38]}, True),
+        ({"x": [30.0, 30, 30, 30, 38, 38, 38, 38, 38]}, False),
+        ({"x": [20.0, 33, 20, 44, 31, 18, 30, 44, 31]}, False),
+        ({"radius": [9, 9.5, 9, 8.5, 9, 9.5, 10, 10.5, 11]}, True),
+        ({"radius": [7, 12] * 4 + [7]}, False),
+    ],
+)
+def test_what_jumps_or_flickers_is_not_exact_whatever_is_said_of_motion(changes, right):
+    assert (score(red_circle(**changes), "a red circle") >= EXACT) == right
+
+
+def test_a_jump_is_no_motion_and_a_flickering_light_no_object():
+    jumps = red_circle(x=[40.0] * 5 + [30.0] * 4)
+    assert score(jumps, "a red circle moves left") < 0.75
+    clip = red_circle().astype(float)
+    clip[::2] *= 0.5
+    assert score(clip.round(), "a red circle stays") < 0.75
+
+
 def test_two_alike_are_followed_each_by_itself():
     prompt = "two red circles move left"
     frames = travel(parse(prompt), np.random.default_rng(5))

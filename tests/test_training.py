@@ -67,9 +67,11 @@ def test_a_resumed_run_ends_like_an_unbroken_one(scripts, tmp_path, monkeypatch,
 
 
 def test_muon_takes_kernels_and_leaves_the_rest(scripts):
-    optimiser = scripts("loop").Optimiser(
-        nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Conv2d(3, 8, 3), nn.LayerNorm(4)), muon=10
-    )
+    parts = (nn.Embedding(5, 4), nn.Linear(4, 4), nn.Conv2d(3, 8, 3), nn.LayerNorm(4))
+    model = nn.Sequential(*parts)
+    model.gains = nn.Parameter(torch.ones(8, 1, 1, 1))  # as some norms of videos have them
+    model.scale = nn.Parameter(torch.ones(()))
+    optimiser = scripts("loop").Optimiser(model, muon=10)
     matrices = {name for name, own in optimiser._own.items() if own is not optimiser._parameters[name]}
     assert matrices == {"1.weight", "2.weight"}
 

@@ -114,7 +114,7 @@ class Optimiser:
         # Muon knows matrices only: kernels enter as matrices that share their memory.
         self._own = {
             name: nn.Parameter(value.detach().view(len(value), -1))
-            if muon and value.ndim > 1 and len(value) > 1 and id(value) not in embeddings
+            if muon and value.ndim > 1 and min(value.shape[0], value[0].numel()) > 1 and id(value) not in embeddings
             else value
             for name, value in model.named_parameters()
         }

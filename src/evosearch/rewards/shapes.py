@@ -25,7 +25,7 @@ EXACT = 0.8
 _COMPOSITION, _QUALITY = 0.65, 0.1
 _RELATION_SHARE = 0.25  # of the composition, where the prompt has relations
 _INEXACT = 0.75  # most that an inexact clip scores, below all exact ones
-_MOTION_SHARE = 0.4  # of an inexact clip's score, where the prompt speaks of motion
+_MOTION_SHARE = 0.4  # of an inexact clip's score
 
 _SMALLEST = 32  # side in pixels; shapes cannot be told apart in smaller pictures
 _APART = 3.0  # how far left is "left of"; the world's own layouts keep twice that
@@ -40,9 +40,8 @@ class ShapesReward:
     it. Quality is the mean of ``confidence * purity`` over the pairs. An exact picture scores
     ``0.8 + 0.2 * quality``, any other ``0.65 * composition + 0.1 * quality``.
 
-    A clip is exact where every frame is, and everything moves as the prompt says; it scores the mean of its frames
-    then. Any other scores ``0.75 * (0.6 * mean + 0.4 * motion)``, or ``0.75 * mean`` where the prompt says nothing of
-    motion.
+    A clip is exact where every frame is, everything moves as the prompt says, and nothing jumps, flickers or is lost;
+    it scores the mean of its frames then. Any other scores ``0.75 * (0.6 * mean + 0.4 * motion)``.
 
     Example:
         >>> from evosearch.shapes import layout, render
@@ -105,10 +104,10 @@ def _score_clip(scene: Scene, frames: Sequence[Sequence[Detected]], pixel: float
     """Compare the frames of a clip, or the only one of an image, with what was asked for."""
     scores = [_score(scene, found, pixel) for found in frames]
     mean = sum(scores) / len(scores)
-    held = motion(scene, frames, pixel) if scene.moving else 1.0
-    if len(frames) == 1 or (min(scores) >= EXACT and held == 1):
+    if len(frames) == 1:
         return mean
-    return _INEXACT * (mean + (_MOTION_SHARE * (held - mean) if scene.moving else 0.0))
+    held = motion(scene, frames, pixel)
+    return mean if min(scores) >= EXACT and held == 1 else _INEXACT * (mean + _MOTION_SHARE * (held - mean))
 
 
 def _score(scene: Scene, found: Sequence[Detected], pixel: float) -> float:

@@ -1,4 +1,4 @@
-"""Do the objects of a clip move as the caption says? Measured by following them from frame to frame."""
+"""Do the objects of a clip move as the caption says, and stay themselves? Measured by following them through it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,11 @@ _CHANGED = 12.0  # so far away does a change of colour or shape make an object s
 _MOVED = 7.0  # from the first frame to the last; the world's own clips go twice as far
 _STAYED = 4.0  # between any two frames
 _EVEN = 5.0  # off the straight path at even speed
+_JUMP = 5.0  # of one step, off the mean step
 _ASTRAY = 32.0  # a motion that is missed by this much earns nothing
+
+_SWELLS = 1.6  # times its area, from one frame to the next
+_FADES = 0.3  # of its purity, from one frame to the next
 
 
 @dataclass
@@ -41,6 +45,20 @@ class Track:
         line = np.polyfit(self.frames, self._places, 1)
         even = np.outer(self.frames, line[0]) + line[1]
         return line[0] * (frames - 1), float(np.linalg.norm(self._places - even, axis=1).max())
+
+    @property
+    def jump(self) -> float:
+        """How far one of its steps is off the mean step, at most, in pixels."""
+        steps = np.diff(self._places, axis=0)
+        return float(np.linalg.norm(steps - steps.mean(0), axis=1).max()) if len(steps) else 0.0
+
+    @property
+    def steadiness(self) -> float:
+        """1 where size and colour hardly change from frame to frame, towards 0 the more one of them does."""
+        areas, purities = np.array([(item.area, item.purity) for item in self.seen]).T
+        swells = float(np.exp(np.abs(np.diff(np.log(areas))).max(initial=0)))
+        fades = float(np.abs(np.diff(purities)).max(initial=0))
+        return min(1.0, _SWELLS / swells) * min(1.0, _FADES / max(fades, _FADES))
 
     @property
     def _places(self) -> np.ndarray:
@@ -70,12 +88,12 @@ def follow(frames: Sequence[Sequence[Detected]], pixel: float) -> list[Track]:
 
 
 def motion(scene: Scene, frames: Sequence[Sequence[Detected]], pixel: float) -> float:
-    """How much of what the scene says of motion holds, in [0, 1]; 1 where all of it does.
+    """How much of what the scene says of motion holds, in [0, 1]; 1 where all of it does and nothing flickers.
 
     An object that is lost on the way, or changes what it is, counts as far as it was there.
 
     Args:
-        scene: What was asked for; groups of which nothing is said may do as they like.
+        scene: What was asked for; groups of which nothing is said may go where they like, but not jump there.
         frames: What each frame shows.
         pixel: The unit of this module's lengths, in pixels of the picture.
     """
@@ -86,24 +104,23 @@ def motion(scene: Scene, frames: Sequence[Sequence[Detected]], pixel: float) -> 
     agreement = np.array([[t.agreement(g.colour, g.shape, len(frames)) for t in tracks] for g in wanted])
     held = np.zeros(len(wanted))
     for row, column in zip(*linear_sum_assignment(agreement, maximize=True), strict=True):
-        track, told = tracks[column], wanted[row].motion
-        if told is not None:
-            held[row] = _holds(told, track, len(frames), pixel) * len(track.frames) / len(frames)
-    told = np.array([group.motion is not None for group in wanted])
-    return float(held[told].mean())
+        track = tracks[column]
+        held[row] = _holds(wanted[row].motion, track, len(frames), pixel) * len(track.frames) / len(frames)
+    return float(held.mean())
 
 
-def _holds(told: str, track: Track, frames: int, pixel: float) -> float:
+def _holds(told: str | None, track: Track, frames: int, pixel: float) -> float:
     """How far an object did what was told in a clip of so many frames, in [0, 1]."""
-    way = np.array(MOTIONS[told])
-    if not way.any():
-        missed = max(0.0, track.spread / pixel - _STAYED)
-    else:
+    missed = max(0.0, track.jump / pixel - _JUMP)
+    way = np.zeros(2) if told is None else np.array(MOTIONS[told])
+    if told is not None and not way.any():
+        missed += max(0.0, track.spread / pixel - _STAYED)
+    elif told is not None:
         displacement, astray = (value / pixel for value in track.path(frames))
         along = float(displacement @ way)
         across = float(np.linalg.norm(displacement - along * way))
-        missed = max(0.0, _MOVED - along) + max(0.0, across - max(along, _MOVED) / 2) + max(0.0, astray - _EVEN)
-    return float(np.clip(1 - missed / _ASTRAY, 0, 1))
+        missed += max(0.0, _MOVED - along) + max(0.0, across - max(along, _MOVED) / 2) + max(0.0, astray - _EVEN)
+    return float(np.clip(1 - missed / _ASTRAY, 0, 1)) * track.steadiness
 
 
 def _distance(before: Detected, now: Detected) -> float:
