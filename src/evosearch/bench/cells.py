@@ -31,7 +31,9 @@ class Cells:
         self._facts: dict[str, Any] = json.loads(json.dumps(facts))  # as they are read again
         self._part, self._rows = part, read(out)
         for name, value in self._facts.items():
-            if others := {str(row.get(name, "unknown")) for row in self._rows} - {str(value)}:
+            if any(name not in row for row in self._rows):
+                raise ValueError(f"out must name another folder: the runs in {out} do not say their {name}")
+            if others := {str(row[name]) for row in self._rows} - {str(value)}:
                 raise ValueError(
                     f"{name} must be {', '.join(others)} as in the runs in {out}, got {value}; or name another folder"
                 )

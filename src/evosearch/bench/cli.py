@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,9 +64,8 @@ def compare(
         typer.echo(f"bill: {len(left)} of {len(todo)} runs are left, {_hours(recipe.bill(left))}")
         for cell in recipe.run(todo, out, model, reward, part=share, dtype=dtype):
             typer.echo(f"{cell.budget:6} NFE  seed {cell.seed}  {cell.method}: {cell.prompt}")
-    rows = read(out)
+    rows = _results(out)
     typer.echo(recipe.table(rows))
-    typer.echo(recipe.plain(rows))
     if {row.get("reward", "shapes") for row in rows} - {"shapes"}:
         typer.echo("\njudged by the rules:\n" + recipe.table(rows, judged=True))
 
@@ -95,7 +94,7 @@ def saturation(
         typer.echo(f"bill: {len(left)} of {len(todo)} prompts are left, {_hours(recipe.bill(left))}")
         for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
             typer.echo(cell.prompt)
-    typer.echo(recipe.table(read(out)))
+    typer.echo(recipe.table(_results(out)))
 
 
 @app.command()
@@ -128,6 +127,14 @@ def device(
                 rows.append(row)
     finally:
         typer.echo(recipe.table(rows))
+
+
+def _results(out: Path) -> list[dict[str, Any]]:
+    from evosearch.bench.cells import read
+
+    if not (rows := read(out)):
+        raise ValueError(f"--table shows what is in --out, but {out} holds no results")
+    return rows
 
 
 def _hours(nfe: int) -> str:

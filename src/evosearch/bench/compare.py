@@ -20,6 +20,7 @@ from evosearch.rewards import load as load_reward
 from evosearch.rewards.shapes import EXACT
 from evosearch.run import search
 
+PLAIN = "one plain sample"
 BASELINE = "best-of-N"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     BASELINE: ("best_of_n", {}),
@@ -111,51 +112,47 @@ def table(rows: Sequence[dict[str, Any]], judged: bool = False) -> str:
     """Markdown: mean best reward by method and budget, exact samples, and the paired difference to best-of-N.
 
     Args:
-        rows: Runs of one model and reward.
+        rows: Runs of one model and reward. Their plain samples are those that best-of-N began with.
         judged: By the rules, which did not guide, instead of the reward that did.
     """
     best: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
     exact: dict[tuple[str, int], int] = defaultdict(int)
-    budgets = sorted({row["budget"] for row in rows})
     for row in rows:
-        value = row["rules"] if judged else row["curve"][-1][2]
-        best[row["method"], row["budget"]][row["prompt"], row["seed"]] = value
-        exact[row["method"], row["budget"]] += row["exact"]
+        key, pair = (row["method"], row["budget"]), (row["prompt"], row["seed"])
+        best[key][pair] = row["rules"] if judged else row["curve"][-1][2]
+        exact[key] += row["exact"]
+        if row["method"] == BASELINE and "plain" in row:
+            best[PLAIN, row["budget"]][pair] = row["plain_rules"] if judged else row["plain"]
+            exact[PLAIN, row["budget"]] += row["plain_rules"] >= EXACT
     shown = "rules of the best" if judged else "best reward"
     lines = [
         f"| NFE | method | runs | {shown} | exact | against best-of-N (95 % interval) | better / equal / worse |",
         "|---:|---|---:|---:|---:|---:|---:|",
     ]
-    for budget in budgets:
-        base = best[BASELINE, budget]
-        for method in METHODS:
+    for budget in sorted({row["budget"] for row in rows}):
+        for method in (PLAIN, *METHODS):
             found = best[method, budget]
             if not found:
                 continue
-            shared = [key for key in found if key in base]
-            differences: dict[str, list[float]] = defaultdict(list)
-            for prompt, seed in shared:
-                differences[prompt].append(found[prompt, seed] - base[prompt, seed])
-            verdict, tally = "", ""
-            if method != BASELINE and shared:
-                mean, low, high = clustered_mean(differences)
-                enough = len(differences) >= _FEWEST
-                verdict = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})" if enough else f"{mean:+.4f} (too few prompts)"
-                flat = [d for values in differences.values() for d in values]
-                tally = f"{sum(d > 0 for d in flat)} / {sum(d == 0 for d in flat)} / {sum(d < 0 for d in flat)}"
-            mean_reward = float(np.mean(list(found.values())))
-            figures = (f"{budget:,}", method, len(found), f"{mean_reward:.4f}", exact[method, budget], verdict, tally)
+            verdict = ("", "") if method == BASELINE else _against(best[BASELINE, budget], found)
+            mean = float(np.mean(list(found.values())))
+            figures = (f"{budget:,}", method, len(found), f"{mean:.4f}", exact[method, budget], *verdict)
             lines.append(f"| {' | '.join(map(str, figures))} |")
     return "\n".join(lines)
 
 
-def plain(rows: Sequence[dict[str, Any]]) -> str:
-    """One line on the plain samples of the same prompts and seeds."""
-    found = {(row["prompt"], row["seed"]): row for row in rows if "plain" in row}.values()
-    if not found:
-        return ""
-    rewards, exact = [row["plain"] for row in found], sum(row["plain_rules"] >= EXACT for row in found)
-    return f"plain samples: mean reward {float(np.mean(rewards)):.4f}, exact by the rules {exact} of {len(rewards)}"
+def _against(base: dict[tuple[str, int], float], found: dict[tuple[str, int], float]) -> tuple[str, str]:
+    """Mean difference over the pairs of prompt and seed that both have, with its interval; better, equal, worse."""
+    differences: dict[str, list[float]] = defaultdict(list)
+    for prompt, seed in found.keys() & base.keys():
+        differences[prompt].append(found[prompt, seed] - base[prompt, seed])
+    if not differences:
+        return "", ""
+    mean, low, high = clustered_mean({prompt: differences[prompt] for prompt in sorted(differences)})
+    interval = f"({low:+.4f} to {high:+.4f})" if len(differences) >= _FEWEST else "(too few prompts)"
+    flat = [d for values in differences.values() for d in values]
+    tally = f"{sum(d > 0 for d in flat)} / {sum(d == 0 for d in flat)} / {sum(d < 0 for d in flat)}"
+    return f"{mean:+.4f} {interval}", tally
 
 
 def prompts(model: str) -> list[str]:
