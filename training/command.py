@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from export import stages
 from loop import Plan
 from torch import nn
 
@@ -23,13 +24,13 @@ class Command:
     Args:
         description: The script's docstring.
         name: Of the model that it makes.
-        stages: What the script can do, in order; all of it by default.
+        known: Stages, what the script can do, in order; all of it by default.
         folder: Of the finished models; of the package by default.
     """
 
-    def __init__(self, description: str | None, name: str, stages: tuple[str, ...], folder: Path = MODELS) -> None:
+    def __init__(self, description: str | None, name: str, known: tuple[str, ...], folder: Path = MODELS) -> None:
         parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("stages", nargs="*", metavar="stage", help=f"any of {', '.join(stages)}; default all")
+        parser.add_argument("stages", nargs="*", metavar="stage", help=f"any of {', '.join(known)}; default all")
         parser.add_argument("--minutes", type=float, help="limit of each stage, instead of its steps")
         parser.add_argument("--steps", type=int, help="limit of each stage; default its own")
         parser.add_argument("--seed", type=int, default=0)
@@ -42,9 +43,10 @@ class Command:
         )
         parser.add_argument("--compile", action="store_true", help="torch.compile the model; needs a C++ compiler")
         args = parser.parse_args()
-        if unknown := set(args.stages) - set(stages):
-            parser.error(f"unknown stage {', '.join(unknown)}; expected any of {', '.join(stages)}")
-        self.stages: tuple[str, ...] = tuple(args.stages) or stages
+        if unknown := set(args.stages) - set(known):
+            parser.error(f"unknown stage {', '.join(unknown)}; expected any of {', '.join(known)}")
+        self.name = name
+        self.stages: tuple[str, ...] = tuple(args.stages) or known
         self.runs: Path = args.runs
         self.out: Path = args.out
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,9 +64,11 @@ class Command:
         return model.to(self.device)
 
     def plan(self, learning_rate: float, steps: int, average: float = 0.999, muon: float = 0.0) -> Plan:
-        """How long a stage trains: as asked, or else so many steps."""
+        """How long a stage trains, as asked or else so many steps, and how fast: weights to go on from, half as fast."""
         limit = self._steps or (None if self._minutes else steps)
-        return Plan(learning_rate, limit, self._minutes, average=average, seed=self._seed, muon=muon)
+        former = stages(self.out) if self._continued else {}
+        learning_rate *= 0.5 if self._continued else 1.0
+        return Plan(learning_rate, limit, self._minutes, average=average, seed=self._seed, muon=muon, former=former)
 
     def checkpoint(self, stage: str) -> Path:
         """Where a stage keeps its weights."""

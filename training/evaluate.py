@@ -4,7 +4,6 @@ python training/evaluate.py shapes-diffusion
 """
 
 import argparse
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from command import LARGE, MODELS
 from diffusers import DiffusionPipeline
-from export import FACTS
+from export import table
 from shapes_data import clips, pictures
 from torch import Tensor
 
@@ -44,30 +43,30 @@ def main() -> None:
     """Measure, print and write the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=WAYS)
-    args = parser.parse_args()
-    folder = next(path / args.model for path in (MODELS, LARGE) if (path / args.model).is_dir())
-    facts = json.loads((folder / FACTS).read_text())
+    name = parser.parse_args().model
+    write_card(name, (LARGE if name == "shapes-diffusion-large" else MODELS) / name)
+
+
+def write_card(name: str, folder: Path) -> None:
+    """Measure a finished model, print and write its card."""
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     suited = defaults(pipeline)
     steps = suited.pop("steps")
     moving = "num_frames" in suited
     scenes = held_out_scenes(PROMPTS, False, moving) + held_out_scenes(PAIR_PROMPTS, True, moving)
-    exact = {name: sample_exact(pipeline, scenes, steps, suited | way) for name, way in WAYS[args.model].items()}
+    exact = {title: sample_exact(pipeline, scenes, steps, suited | way) for title, way in WAYS[name].items()}
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     card = (
         Path(__file__)
-        .with_name(f"{args.model.replace('-', '_')}_card.md")
+        .with_name(f"{name.replace('-', '_')}_card.md")
         .read_text()
         .format(
             parameters="\n".join(
-                f"| {name} | {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M |"
-                for name, part in modules.items()
+                f"| {part} | {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M |"
+                for part, module in modules.items()
             ),
-            training="\n".join(
-                f"| {stage} | {done['steps']:,} | {done['minutes']} |" for stage, done in facts["stages"].items()
-            ),
-            hardware=facts["hardware"],
+            training=table(folder),
             pairs=", ".join(" ".join(pair) for pair in HELD_OUT_PAIRS),
             prompts=PROMPTS,
             pair_prompts=PAIR_PROMPTS,

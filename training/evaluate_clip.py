@@ -3,7 +3,6 @@
 python training/evaluate_clip.py
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from command import MODELS
 from diffusers import DiffusionPipeline
 from evaluate import held_out_scenes, plain_samples
-from export import FACTS
+from export import table
 from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import CLIPModel
@@ -21,7 +20,6 @@ from evosearch.rewards.shapes import ShapesReward
 from evosearch.rewards.shapes_clip import ShapesClip
 from evosearch.shapes import layout, render
 
-FOLDER = MODELS / "shapes-clip"
 PIPELINES = ("shapes-diffusion", "shapes-flow", "shapes-video")
 RETRIEVED = 64  # captions to choose from
 PROMPTS, SAMPLES = 24, 16
@@ -29,8 +27,12 @@ PROMPTS, SAMPLES = 24, 16
 
 def main() -> None:
     """Measure, print and write the card."""
-    facts = json.loads((FOLDER / FACTS).read_text())
-    model, reward = CLIPModel.from_pretrained(FOLDER), ShapesClip()
+    write_card(MODELS / "shapes-clip")
+
+
+def write_card(folder: Path) -> None:
+    """Measure a finished model, print and write its card."""
+    model, reward = CLIPModel.from_pretrained(folder), ShapesClip(folder)
     card = (
         Path(__file__)
         .with_name("shapes_clip_card.md")
@@ -38,10 +40,7 @@ def main() -> None:
         .format(
             vision=f"{sum(p.numel() for p in model.vision_model.parameters()) / 1e6:.2f}",
             text=f"{sum(p.numel() for p in model.text_model.parameters()) / 1e6:.2f}",
-            training="\n".join(
-                f"| {name} | {done['steps']:,} | {done['minutes']} |" for name, done in facts["stages"].items()
-            ),
-            hardware=facts["hardware"],
+            training=table(folder),
             retrieved=RETRIEVED,
             known=f"{retrieval(reward, pairs=False):.0%}",
             unknown=f"{retrieval(reward, pairs=True):.0%}",
@@ -50,7 +49,7 @@ def main() -> None:
             correlations="\n".join(correlation(reward, name) for name in PIPELINES if (MODELS / name).is_dir()),
         )
     )
-    (FOLDER / "README.md").write_text(card)
+    (folder / "README.md").write_text(card)
     print(card)
 
 

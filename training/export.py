@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from loop import save_tensors
@@ -30,12 +31,9 @@ def write(save: Callable[[Path], object], folder: Path, checkpoints: list[Path])
     for weights in temporary.rglob("*.safetensors"):
         halves = {name: value.half() for name, value in load_file(weights).items()}
         save_tensors(weights, halves, {"format": "pt"})
-    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     # A stage without a checkpoint is one whose weights were taken over from the finished model.
-    former = json.loads((folder / FACTS).read_text())["stages"] if (folder / FACTS).exists() else {}
-    stages = {path.stem: _facts(path) if path.exists() else former[path.stem] for path in checkpoints}
-    facts = {"hardware": hardware, "stages": stages}
-    (temporary / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    facts = {path.stem: _facts(path) if path.exists() else stages(folder)[path.stem] for path in checkpoints}
+    (temporary / FACTS).write_text(json.dumps({"stages": facts}, indent=2) + "\n")
     for source in filter(Path.is_file, temporary.rglob("*")):
         target = folder / source.relative_to(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +42,28 @@ def write(save: Callable[[Path], object], folder: Path, checkpoints: list[Path])
     shutil.rmtree(temporary)
 
 
-def _facts(checkpoint: Path) -> dict[str, int]:
+def stages(folder: Path) -> dict[str, dict[str, Any]]:
+    """Steps, minutes and hardware of the training stages of a finished model; none where there is no model."""
+    path = folder / FACTS
+    return json.loads(path.read_text())["stages"] if path.exists() else {}
+
+
+def table(folder: Path) -> str:
+    """The training stages of a finished model as lines of the card's table."""
+    return "\n".join(
+        f"| {name} | {done['steps']:,} | {done['minutes']} | {done['hardware']} |"
+        for name, done in stages(folder).items()
+    )
+
+
+def _facts(checkpoint: Path) -> dict[str, Any]:
+    """What a stage took, with what its weights had behind them when it began."""
     with safe_open(checkpoint, "pt") as file:
         metadata = file.metadata()
-    return {"steps": int(metadata["step"]), "minutes": round(float(metadata["seconds"]) / 60)}
+    before = json.loads(metadata.get("former", "null")) or {"steps": 0, "minutes": 0, "hardware": ""}
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return {
+        "steps": before["steps"] + int(metadata["step"]),
+        "minutes": before["minutes"] + round(float(metadata["seconds"]) / 60),
+        "hardware": ", ".join(dict.fromkeys(filter(None, (before["hardware"], hardware)))),
+    }

@@ -6,9 +6,9 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ class Plan:
     average: float = 0.999
     seed: int = 0
     muon: float = 0.0  # its learning rate as a multiple of AdamW's; 0 leaves all to AdamW
+    former: Mapping[str, Any] = field(default_factory=dict[str, Any])  # by stage, what its weights have behind them
 
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
@@ -70,7 +71,10 @@ def train(
     """
     optimiser = Optimiser(model, plan.muon)
     average = {name: value.detach().clone() for name, value in model.named_parameters()}
-    step, before = _load(checkpoint, model, average, optimiser) if checkpoint.exists() else (0, 0.0)
+    former = json.dumps(plan.former.get(checkpoint.stem))
+    step, before = 0, 0.0
+    if checkpoint.exists():
+        step, before, former = _load(checkpoint, model, average, optimiser)
     started = saved = time.monotonic()
     model.train()
     for data in ahead(batch, step):
@@ -94,8 +98,8 @@ def train(
             log(checkpoint, step=step, seconds=round(seconds), progress=round(progress, 3), **figures)
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             saved = time.monotonic()
-            _save(checkpoint, model, average, optimiser, step, before + saved - started)
-    _save(checkpoint, model, average, optimiser, step, before + time.monotonic() - started)
+            _save(checkpoint, model, average, optimiser, step, before + saved - started, former)
+    _save(checkpoint, model, average, optimiser, step, before + time.monotonic() - started, former)
 
 
 class Optimiser:
@@ -191,14 +195,20 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def _save(
-    path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: Optimiser, step: int, seconds: float
+    path: Path,
+    model: nn.Module,
+    average: dict[str, Tensor],
+    optimiser: Optimiser,
+    step: int,
+    seconds: float,
+    former: str,
 ) -> None:
     tensors = {f"average/{name}": value for name, value in average.items()}
     tensors |= {f"model/{name}": value for name, value in model.named_parameters()}
-    save_tensors(path, tensors | optimiser.tensors(), {"step": str(step), "seconds": str(seconds)})
+    save_tensors(path, tensors | optimiser.tensors(), {"step": str(step), "seconds": str(seconds), "former": former})
 
 
-def _load(path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: Optimiser) -> tuple[int, float]:
+def _load(path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: Optimiser) -> tuple[int, float, str]:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -206,4 +216,4 @@ def _load(path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: O
         value.data.copy_(stored.pop(f"model/{name}"))
         average[name].copy_(stored.pop(f"average/{name}"))
     optimiser.restore(stored, int(metadata["step"]))
-    return int(metadata["step"]), float(metadata["seconds"])
+    return int(metadata["step"]), float(metadata["seconds"]), metadata.get("former", "null")

@@ -8,12 +8,13 @@ Stages resume from their checkpoints in the runs folder; delete a checkpoint to 
 from pathlib import Path
 
 import clip
+import evaluate_clip
 import tokens
 from command import Command
 from export import write
 from transformers import CLIPImageProcessorPil
 
-STAGES = ("clip", "export")
+STAGES = ("clip", "export", "card")
 
 
 def main() -> None:
@@ -25,6 +26,8 @@ def main() -> None:
         clip.fit(model, command.plan(1e-3, steps=6000, muon=5), checkpoint, command.compiled)
     if "export" in command.stages:
         export(checkpoint, command.out)
+    if "card" in command.stages:
+        evaluate_clip.write_card(command.out)
 
 
 def export(checkpoint: Path, folder: Path) -> None:

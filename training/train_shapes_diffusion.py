@@ -11,12 +11,13 @@ from pathlib import Path
 
 import autoencoder
 import denoiser
+import evaluate
 import tokens
 import torch
 from command import Command
 from export import write
 
-STAGES = ("autoencoder", "denoiser", "export")
+STAGES = ("autoencoder", "denoiser", "export", "card")
 
 
 def main() -> None:
@@ -34,6 +35,8 @@ def main() -> None:
         denoiser.fit(model, command.plan(1e-3, steps=5000), second, vae, vocabulary, command.compiled)
     if "export" in command.stages:
         export(first, second, command.out)
+    if "card" in command.stages:
+        evaluate.write_card(command.name, command.out)
 
 
 def export(autoencoder_checkpoint: Path, denoiser_checkpoint: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ the small one, so that 3,300 of them are four times its compute. The autoencoder
 from functools import partial
 
 import denoiser
+import evaluate
 import tokens
 from command import LARGE, MODELS, Command
 from diffusers import AutoencoderKL
@@ -16,7 +17,7 @@ from export import write
 
 WIDTH = 256
 STEPS = 3300
-STAGES = ("denoiser", "export")
+STAGES = ("denoiser", "export", "card")
 
 
 def main() -> None:
@@ -31,6 +32,8 @@ def main() -> None:
     if "export" in command.stages:
         pipeline = denoiser.pipeline(denoiser.load(checkpoint, WIDTH), vae.cpu())
         write(pipeline.save_pretrained, command.out, [checkpoint])
+    if "card" in command.stages:
+        evaluate.write_card(command.name, command.out)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ their checkpoints in the runs folder; delete a checkpoint to start its stage afr
 
 from pathlib import Path
 
+import evaluate
 import flow_transformer
 import tokens
 from command import MODELS, Command
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from export import write
 
-STAGES = ("transformer", "export")
+STAGES = ("transformer", "export", "card")
 
 
 def main() -> None:
@@ -28,6 +29,8 @@ def main() -> None:
         flow_transformer.fit(model, command.plan(1e-3, steps=5900), checkpoint, vae, command.compiled)
     if "export" in command.stages:
         export(checkpoint, command.out)
+    if "card" in command.stages:
+        evaluate.write_card(command.name, command.out)
 
 
 def autoencoder() -> AutoencoderKL:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import autoencoder
+import evaluate
 import torch
 import video_autoencoder
 import video_transformer
@@ -19,7 +20,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from export import write
 from loop import averaged_weights
 
-STAGES = ("stills", "films", "transformer", "export")
+STAGES = ("stills", "films", "transformer", "export", "card")
 
 
 def main() -> None:
@@ -31,16 +32,19 @@ def main() -> None:
         plan = command.plan(1e-3, steps=970, muon=10)
         autoencoder.fit(model, plan, stills, partial(video_autoencoder.stills, plan.seed), half=True)
     if "films" in command.stages:
-        model = video_autoencoder.build()
-        model.load_state_dict(averaged_weights(stills))
+        model = command.start(video_autoencoder.build, video_autoencoder.restore)
+        if stills.exists():
+            model.load_state_dict(averaged_weights(stills))
         plan = command.plan(5e-4, steps=960, muon=10)
-        autoencoder.fit(model.to(command.device), plan, films, partial(video_autoencoder.films, plan.seed), half=True)
+        autoencoder.fit(model, plan, films, partial(video_autoencoder.films, plan.seed), half=True)
     if "transformer" in command.stages:
         vae = video_autoencoder.load(films, command.device, command.out)
         model = command.start(video_transformer.VideoTransformer, video_transformer.restore)
-        video_transformer.fit(model, command.plan(1e-3, steps=6000, muon=5), transformer, vae, command.compiled)
+        video_transformer.fit(model, command.plan(1e-3, steps=5400, muon=5), transformer, vae, command.compiled)
     if "export" in command.stages:
         export([stills, films, transformer], command.out)
+    if "card" in command.stages:
+        evaluate.write_card(command.name, command.out)
 
 
 def export(checkpoints: list[Path], folder: Path) -> None:
@@ -52,7 +56,7 @@ def export(checkpoints: list[Path], folder: Path) -> None:
         text_encoder=model.text_encoder,
         transformer=model.transformer,
         vae=video_autoencoder.load(films, torch.device("cpu"), folder),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
     write(pipeline.save_pretrained, folder, checkpoints)
 
