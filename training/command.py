@@ -64,7 +64,7 @@ class Command:
         return model.to(self.device)
 
     def plan(self, learning_rate: float, steps: int, average: float = 0.999, muon: float = 0.0) -> Plan:
-        """How long a stage trains, as asked or else so many steps, and how fast: weights to go on from, half as fast."""
+        """How long a stage trains, as asked or else so many steps; weights to go on from learn half as fast."""
         limit = self._steps or (None if self._minutes else steps)
         former = stages(self.out) if self._continued else {}
         learning_rate *= 0.5 if self._continued else 1.0

@@ -29,7 +29,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "no guidance": {"true_cfg_scale": 1.0},
         **{f"true CFG {scale:g}": {"true_cfg_scale": scale} for scale in (2.0, 3.0, 5.0)},
     },
-    "shapes-video": _GUIDED,
+    "shapes-video": {f"guidance {scale:g}": {"guidance_scale": scale} for scale in (1.0, 2.0, 4.0, 6.0)},
 }
 """How each model is called: a column of the card's table each, on top of its defaults."""
 

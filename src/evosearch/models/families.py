@@ -144,7 +144,7 @@ FAMILIES = (
     ),
     Family(
         "shapes-video", _WAN, 20,
-        {"height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 24, "guidance_scale": 3.0},
+        {"height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 24, "guidance_scale": 2.0},
         where={"transformer.text_dim": 128}, frame_rate=8,
     ),
 )  # fmt: skip
