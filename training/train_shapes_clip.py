@@ -23,7 +23,7 @@ def main() -> None:
     checkpoint = command.checkpoint("clip")
     if "clip" in command.stages:
         model = command.start(clip.build, clip.restore)
-        clip.fit(model, command.plan(1e-3, steps=6000, muon=5), checkpoint, command.compiled)
+        clip.fit(model, command.plan(1e-3, steps=1600, muon=5), checkpoint, command.compiled)
     if "export" in command.stages:
         export(checkpoint, command.out)
     if "card" in command.stages:

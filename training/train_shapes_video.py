@@ -40,7 +40,7 @@ def main() -> None:
     if "transformer" in command.stages:
         vae = video_autoencoder.load(films, command.device, command.out)
         model = command.start(video_transformer.VideoTransformer, video_transformer.restore)
-        video_transformer.fit(model, command.plan(1e-3, steps=5400, muon=5), transformer, vae, command.compiled)
+        video_transformer.fit(model, command.plan(1e-3, steps=7000, muon=5), transformer, vae, command.compiled)
     if "export" in command.stages:
         export([stills, films, transformer], command.out)
     if "card" in command.stages:
