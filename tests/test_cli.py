@@ -338,11 +338,11 @@ def test_demo_compares_at_equal_cost(monkeypatch, case):
 
 def test_demo_replaces_a_former_demo_and_nothing_else(toy_demo):
     evosearch("demo", "--budget", "100")
-    assert len(list(Path("evosearch-demo").glob("*/report.html"))) == 8
+    assert len(list(Path("evosearch-demo").glob("*/report.html"))) == 12
     (Path("evosearch-demo") / "mine.txt").write_text("mine")
     evosearch("demo", "--quick", "--budget", "100")
-    assert len(list(Path("evosearch-demo").glob("*/report.html"))) == 4
-    assert Path("evosearch-demo/index.html").read_text().count("<section>") == 2
+    assert len(list(Path("evosearch-demo").glob("*/report.html"))) == 6
+    assert Path("evosearch-demo/index.html").read_text().count("<section>") == 3
     assert (Path("evosearch-demo") / "mine.txt").read_text() == "mine"
 
 
@@ -350,7 +350,7 @@ def test_demo_too_small_leaves_the_former_one(toy_demo):
     evosearch("demo", "--quick", "--budget", "100")
     refused("budget must be at least 100 NFE for evosearch", "demo", "--budget", "60")
     refused("seed must be a whole number from 0", "demo", "--seed", "-1")
-    assert len(list(Path("evosearch-demo").glob("*/report.html"))) == 4
+    assert len(list(Path("evosearch-demo").glob("*/report.html"))) == 6
 
 
 def test_demo_refuses_a_folder_that_is_not_its_own(toy_demo):

@@ -271,7 +271,7 @@ def demo(
     budget: Annotated[int | None, typer.Option(help="NFE of one search.  [default: 800, quick 300]")] = None,
     seed: Annotated[int, typer.Option(help="All noise and all choices follow from it.")] = 0,
 ) -> None:
-    """Hard prompts, diffusion and flow: best-of-N against EvoSearch at equal NFE.
+    """Hard prompts, pictures and videos, diffusion and flow: best-of-N against EvoSearch at equal NFE.
 
     Writes pages to look at: index.html, and the report of each search.
     """

@@ -24,17 +24,20 @@ REWARD = "shapes"
 MODELS = {
     "shapes-diffusion": "pictures by diffusion",
     "shapes-flow": "pictures by flow",
+    "shapes-video": "videos by flow",
 }
 METHODS = {"best_of_n": "best-of-N", "evosearch": "EvoSearch"}
 CASES = (
     ("shapes-diffusion", "a red star left of a blue circle and two green squares"),
-    ("shapes-flow", "two yellow circles, a blue star and a cyan square"),
+    ("shapes-flow", "two green circles and a cyan circle"),
+    ("shapes-video", "four cyan squares move left"),
     ("shapes-diffusion", "three red stars and a cyan circle"),
-    ("shapes-flow", "a purple circle above a yellow star, a green triangle and a blue square"),
+    ("shapes-flow", "a green circle and two blue stars"),
+    ("shapes-video", "two cyan squares move up and a purple square moves right"),
 )
-"""Bundled pipeline and prompt: counts, relations, pairs never seen together; plain samples mostly fail."""
+"""Bundled pipeline and prompt: counts, relations, motions, pairs never seen together; plain samples mostly fail."""
 
-QUICK = 2
+QUICK = 3
 """Cases of the quick demo, one a pipeline."""
 
 NFE, QUICK_NFE = 800, 300
