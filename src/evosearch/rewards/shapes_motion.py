@@ -112,10 +112,10 @@ def motion(scene: Scene, frames: Sequence[Sequence[Detected]], pixel: float) -> 
 def _holds(told: str | None, track: Track, frames: int, pixel: float) -> float:
     """How far an object did what was told in a clip of so many frames, in [0, 1]."""
     missed = max(0.0, track.jump / pixel - _JUMP)
-    way = np.zeros(2) if told is None else np.array(MOTIONS[told])
-    if told is not None and not way.any():
+    if told is not None and not any(MOTIONS[told]):
         missed += max(0.0, track.spread / pixel - _STAYED)
     elif told is not None:
+        way = np.array(MOTIONS[told])
         displacement, astray = (value / pixel for value in track.path(frames))
         along = float(displacement @ way)
         across = float(np.linalg.norm(displacement - along * way))
