@@ -159,6 +159,7 @@ def at(*places):
         ([22, 24, 26, 29, 32, 35, 38, 40, 42], "a red circle moves right", True),
         ([22, 36, 22, 36, 27, 41, 29, 43, 42], "a red circle moves right", False),
         ([15, 22, 29, 36, 43, 36, 32, 30, 29], "a red circle moves right", False),
+        ([16, 16, 16, 16, 16, 22, 28, 34, 40], "a red circle moves right", False),
     ],
 )
 def test_motion_is_steady(places, prompt, right):
