@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 import evosearch as es
 from evosearch import rewards
 from evosearch.rewards.shapes_quality import shapes_quality
-from evosearch.shapes import layout, render, sample_scene
+from evosearch.shapes import COLOURS, layout, render, sample_scene
 
 
 def pictures(count, seed=0):
@@ -88,6 +88,13 @@ def test_clip_has_a_gradient_and_takes_clips_of_any_size(clip):
     assert clip.differentiable and shapes_quality.differentiable
 
 
+def test_clip_gives_a_clip_the_mean_of_its_frames(clip):
+    samples = to_samples(pictures(6)[1])
+    alone = clip(samples, ["a red circle"] * 3 + ["two blue stars"] * 3)
+    together = clip(samples.view(2, 3, 3, 64, 64), ["a red circle", "two blue stars"])
+    assert torch.allclose(together, alone.view(2, 3).mean(1), atol=1e-5)
+
+
 def test_clip_reads_of_a_clip_what_a_picture_shows(clip):
     samples = torch.rand(2, 9, 3, 64, 64)
     moving, resting = "a red circle moves left and two blue stars stay", "a red circle and two blue stars"
@@ -135,6 +142,12 @@ def test_quality_knows_no_prompt_and_no_ground():
 
 def test_quality_of_nothing_is_nothing():
     assert quality(torch.full((2, 3, 64, 64), 0.3)).max() < 1e-3
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_clean_colour_without_an_edge_is_half_of_it(colour):
+    full = torch.tensor(COLOURS[colour]).view(1, 3, 1, 1).expand(1, 3, 64, 64) / 255
+    assert quality(full).item() == pytest.approx(0.5, abs=0.01)
 
 
 def test_quality_lies_in_its_range_and_has_a_gradient():
