@@ -105,7 +105,7 @@ def test_cells_resume_and_a_torn_line_is_run_again(tmp_path):
 
 @pytest.mark.parametrize(
     ("fact", "other"),
-    [("dtype", "bfloat16"), ("reward", "jpeg"), ("model", "mine"), ("weights", "f00"), ("methods", "others")],
+    [("dtype", "bfloat16"), ("reward", "jpeg"), ("model", "mine"), ("weights", "f00")],
 )
 def test_runs_that_differ_are_not_mixed(tmp_path, fact, other):
     todo = [compare.Cell(compare.BASELINE, "a red circle", 0, 20)]
@@ -120,6 +120,18 @@ def test_runs_that_differ_are_not_mixed(tmp_path, fact, other):
         path.write_text(json.dumps(changed) + "\n")
         with pytest.raises(ValueError, match=message):
             list(compare.run(todo, tmp_path))
+
+
+@pytest.mark.parametrize("changed", [{"knobs": {"eta": 0.5}}, {"algorithm": "evosearch"}, {"method": "a former one"}])
+def test_methods_of_other_knobs_are_not_mixed(tmp_path, changed):
+    todo = [compare.Cell("best-of-N, SDE", "a red circle", 0, 20)]
+    list(compare.run(todo, tmp_path))
+    (path,) = tmp_path.iterdir()
+    row = json.loads(path.read_text())
+    assert (row["algorithm"], row["knobs"]) == compare.METHODS["best-of-N, SDE"] == ("best_of_n", {"eta": 1.0})
+    path.write_text(json.dumps(row | changed) + "\n")
+    with pytest.raises(ValueError, match=r" must be \(.* as in the runs in .*; or name another folder$"):
+        list(compare.run(todo, tmp_path))
 
 
 def test_prompts_move_where_the_model_makes_videos():

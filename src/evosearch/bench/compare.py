@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from evosearch import models
-from evosearch.bench.cells import Cells, fingerprint
+from evosearch.bench.cells import Cells, fingerprint, read
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
 from evosearch.rewards import load as load_reward
@@ -24,10 +24,14 @@ PLAIN = "one plain sample"
 BASELINE = "best-of-N"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     BASELINE: ("best_of_n", {}),
+    "best-of-N, SDE": ("best_of_n", {"eta": 1.0}),
     "EvoSearch, as in the paper": ("evosearch", {"eta": 1.0, "rate": 0.3, "mutation": "additive"}),
     "EvoSearch, ODE": ("evosearch", {"eta": 0.0, "rate": 0.15}),
 }
-"""What is compared: name -> (algorithm, knobs). Schedules and sizes are fitted to the budget by the paper's rules."""
+"""What is compared: name -> (algorithm, knobs). Schedules and sizes are fitted to the budget by the paper's rules.
+
+The SDE stands alone, too, lest what it does to samples be taken for evolution's.
+"""
 
 BUDGETS = {500: 3, 2000: 3, 8000: 1}
 """NFE, and how many seeds each gets."""
@@ -86,7 +90,13 @@ def run(
         ValueError: The folder holds runs of another model, reward or precision, or of methods with other knobs.
     """
     facts = {"model": model, "reward": reward, "dtype": dtype, "weights": fingerprint(model, reward)}
-    cells = Cells(out, facts | {"methods": METHODS}, part)
+    cells = Cells(out, facts, part)
+    for row in read(out):
+        was, now = (row.get("algorithm"), row.get("knobs")), METHODS.get(row["method"])
+        if was != now:
+            raise ValueError(
+                f"{row['method']} must be {was} as in the runs in {out}, got {now}; or name another folder"
+            )
     if not (missing := cells.missing(todo)):
         return
     pipe, judge = models.load(model, dtype=dtype), load_reward("shapes")
@@ -97,6 +107,8 @@ def run(
         rules, plain_rules = (_judged(judge, s.sample, cell.prompt) for s in (result.best, result.plain))
         cells.append(
             cell,
+            algorithm=algorithm,
+            knobs=knobs,
             curve=result.curve,
             plain=result.plain.reward,
             rules=rules,
