@@ -23,17 +23,20 @@ class Cells:
         facts: What all its cells have in common, such as the model; written into every line.
         part: (k, n): every n-th cell from the k-th, so that n processes can share the work.
 
+    Attributes:
+        rows: What the folder held to begin with, of all parts.
+
     Raises:
         ValueError: The folder holds cells of other facts, or cells that do not say.
     """
 
     def __init__(self, out: Path, facts: dict[str, Any], part: tuple[int, int] = (0, 1)) -> None:
         self._facts: dict[str, Any] = json.loads(json.dumps(facts))  # as they are read again
-        self._part, self._rows = part, read(out)
+        self._part, self.rows = part, read(out)
         for name, value in self._facts.items():
-            if any(name not in row for row in self._rows):
+            if any(name not in row for row in self.rows):
                 raise ValueError(f"out must name another folder: the runs in {out} do not say their {name}")
-            if others := {str(row[name]) for row in self._rows} - {str(value)}:
+            if others := {str(row[name]) for row in self.rows} - {str(value)}:
                 raise ValueError(
                     f"{name} must be {', '.join(others)} as in the runs in {out}, got {value}; or name another folder"
                 )
@@ -45,7 +48,7 @@ class Cells:
 
     def missing(self, todo: Sequence[C]) -> list[C]:
         """This part's share of the cells, less those that are done."""
-        return missing(todo[self._part[0] :: self._part[1]], self._rows)
+        return missing(todo[self._part[0] :: self._part[1]], self.rows)
 
     def append(self, cell: Any, **found: Any) -> None:
         """Keep what a cell found."""

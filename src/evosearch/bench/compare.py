@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from evosearch import models
-from evosearch.bench.cells import Cells, fingerprint, read
+from evosearch.bench.cells import Cells, fingerprint
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
 from evosearch.rewards import load as load_reward
@@ -91,7 +91,7 @@ def run(
     """
     facts = {"model": model, "reward": reward, "dtype": dtype, "weights": fingerprint(model, reward)}
     cells = Cells(out, facts, part)
-    for row in read(out):
+    for row in cells.rows:
         was, now = (row.get("algorithm"), row.get("knobs")), METHODS.get(row["method"])
         if was != now:
             raise ValueError(
