@@ -87,6 +87,16 @@ def test_intervals_are_those_of_pairs():
     assert "+0.1250 (+0.1250 to +0.1250) | 6 / 0 / 0 |" in compare.table(rows)
 
 
+def test_a_table_compares_with_the_method_that_is_named():
+    evo, sde = "EvoSearch, as in the paper", "best-of-N, SDE"
+    rows = [
+        _row(name, "p", 500, [(500, 1.0, best)]) for name, best in ((compare.BASELINE, 0.5), (sde, 0.7), (evo, 0.8))
+    ]
+    head, _, plain, of_sde, of_evo = compare.table(rows, against=sde).splitlines()
+    assert f"against {sde} (95 % interval)" in head
+    assert "-0.2000" in plain and "+0.1000" in of_evo and of_sde.endswith("|  |  |")
+
+
 def test_cells_resume_and_a_torn_line_is_run_again(tmp_path):
     todo = [
         compare.Cell(compare.BASELINE, "a red circle", 0, 100),

@@ -287,6 +287,10 @@ def test_a_table_of_nothing_is_refused(command):
     refused("holds no results", "bench", command, "--out", "nowhere", "--table")
 
 
+def test_a_method_that_is_not_compared_is_refused_before_any_run():
+    refused("--against must be one of 'best-of-N', ", "bench", "compare", "--out", "nowhere", "--against", "evosearch")
+
+
 def test_version():
     assert evosearch("--version").stdout == f"evosearch {es.__version__}\n"
 

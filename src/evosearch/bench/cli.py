@@ -48,6 +48,7 @@ def compare(
     threads: Threads = 1,
     dtype: Precision = "float32",
     seeds: Annotated[str, typer.Option(help="Seeds of each budget, NFE:seeds by commas.")] = "500:3,2000:3,8000:1",
+    against: Annotated[str, typer.Option(help="The method that the table compares the others with.")] = "best-of-N",
 ) -> None:
     """Compare EvoSearch with best-of-N at equal NFE over 30 held-out prompts; resumes by cell."""
     import torch
@@ -55,6 +56,8 @@ def compare(
     from evosearch.bench import compare as recipe
     from evosearch.bench.cells import missing, read
 
+    if against not in recipe.METHODS:
+        raise ValueError(f"--against must be one of {', '.join(map(repr, recipe.METHODS))}, got {against!r}")
     if not table:
         hush()
         torch.set_num_threads(threads)
@@ -65,9 +68,9 @@ def compare(
         for cell in recipe.run(todo, out, model, reward, part=share, dtype=dtype):
             typer.echo(f"{cell.budget:6} NFE  seed {cell.seed}  {cell.method}: {cell.prompt}")
     rows = _results(out)
-    typer.echo(recipe.table(rows))
+    typer.echo(recipe.table(rows, against=against))
     if {row.get("reward", "shapes") for row in rows} - {"shapes"}:
-        typer.echo("\njudged by the rules:\n" + recipe.table(rows, judged=True))
+        typer.echo("\njudged by the rules:\n" + recipe.table(rows, judged=True, against=against))
 
 
 @app.command()

@@ -120,12 +120,13 @@ def run(
         yield cell
 
 
-def table(rows: Sequence[dict[str, Any]], judged: bool = False) -> str:
-    """Markdown: mean best reward by method and budget, exact samples, and the paired difference to best-of-N.
+def table(rows: Sequence[dict[str, Any]], judged: bool = False, against: str = BASELINE) -> str:
+    """Markdown: mean best reward by method and budget, exact samples, and the paired difference to one of the methods.
 
     Args:
         rows: Runs of one model and reward. Their plain samples are those that best-of-N began with.
         judged: By the rules, which did not guide, instead of the reward that did.
+        against: The method of ``METHODS`` that the others are compared with.
     """
     best: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
     exact: dict[tuple[str, int], int] = defaultdict(int)
@@ -138,7 +139,7 @@ def table(rows: Sequence[dict[str, Any]], judged: bool = False) -> str:
             exact[PLAIN, row["budget"]] += row["plain_rules"] >= EXACT
     shown = "rules of the best" if judged else "best reward"
     lines = [
-        f"| NFE | method | runs | {shown} | exact | against best-of-N (95 % interval) | better / equal / worse |",
+        f"| NFE | method | runs | {shown} | exact | against {against} (95 % interval) | better / equal / worse |",
         "|---:|---|---:|---:|---:|---:|---:|",
     ]
     for budget in sorted({row["budget"] for row in rows}):
@@ -146,7 +147,7 @@ def table(rows: Sequence[dict[str, Any]], judged: bool = False) -> str:
             found = best[method, budget]
             if not found:
                 continue
-            verdict = ("", "") if method == BASELINE else _against(best[BASELINE, budget], found)
+            verdict = ("", "") if method == against else _against(best[against, budget], found)
             mean = float(np.mean(list(found.values())))
             figures = (f"{budget:,}", method, len(found), f"{mean:.4f}", exact[method, budget], *verdict)
             lines.append(f"| {' | '.join(map(str, figures))} |")
