@@ -1,0 +1,41 @@
+"""What the pages in docs/ show is what their commands print from docs/evidence."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from evosearch.bench import compare, saturation
+from evosearch.bench.cells import read
+
+DOCS = Path(__file__).parents[1] / "docs"
+EVIDENCE = DOCS / "evidence"
+PAGE = (DOCS / "evosearch-vs-best-of-n.md").read_text()
+FOLDERS = sorted(EVIDENCE.glob("compare/*"))
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, EVIDENCE / "evosearch-vs-best-of-n"], ids=lambda folder: folder.name)
+def test_tables_of_the_comparison(folder):
+    rows = read(folder)
+    assert compare.table(rows) in PAGE
+    if folder.name.endswith("_clip"):
+        assert compare.table(rows, judged=True) in PAGE
+
+
+@pytest.mark.parametrize("folder", sorted(EVIDENCE.glob("saturation/*")), ids=lambda folder: folder.name)
+def test_tables_of_saturation(folder):
+    rows = read(folder)
+    assert len(rows) == saturation.PROMPTS
+    assert saturation.table(rows) in PAGE
+
+
+def test_every_interval_is_one_that_is_printed():
+    tables = [
+        compare.table(read(folder), judged, against)
+        for folder in [*FOLDERS, EVIDENCE / "evosearch-vs-best-of-n"]
+        for judged in (False, folder.name.endswith("_clip"))
+        for against in ("best-of-N", "best-of-N, SDE")
+    ]
+    intervals = set(re.findall(r"[+-]\d\.\d{4} \([^)]*\)", PAGE))
+    assert len(intervals) > 30
+    assert not {interval for interval in intervals if not any(interval in table for table in tables)}
