@@ -6,6 +6,7 @@ import pytest
 import torch
 from vectors import gaussian, sampler
 
+from evosearch.genome import replay
 from evosearch.mutation import OPERATORS, mutate
 from evosearch.path import NoisePath
 from evosearch.types import Population
@@ -84,6 +85,19 @@ def test_with_predicted_pairs_variance_shrinks(rate, expected):
     p = s.predict(Population(torch.randn(ROWS, SIZE, generator=_rng()), half, torch.arange(ROWS)))
     child = mutate(p, s, _rng(), rate=rate)
     assert child.x.var().item() == pytest.approx(expected, abs=_error(1))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.6, 1.0])
+def test_an_image_to_start_from_is_no_noise_to_mutate(rate):
+    s = _large(NoisePath.flow(STEPS).cut(4, STEPS))
+    image, noise = 5.0, float(s.path.sigma[0])
+    s.start = lambda z: float(s.path.alpha[0]) * image + noise * z
+    p = s.prior(ROWS)
+    child = mutate(p, s, _rng(), rate=rate)
+    rest = s.start(torch.zeros(1))
+    assert (child.x - rest).mean().item() == pytest.approx(0, abs=5 * noise / math.sqrt(N))
+    assert (child.x - rest).var().item() == pytest.approx(noise**2, abs=_error(noise**2))
+    assert replay(child.genomes[0], s, until=0).x[0].equal(child.x[0])
 
 
 @pytest.mark.parametrize("i", [0, 3, STEPS - 1])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from evosearch.mutation import OPERATORS
+from evosearch.mutation import mutated
 from evosearch.noise import normal
 from evosearch.types import Gene, Genome, Population, Sampler
 
@@ -61,4 +61,4 @@ def _event(p: Population, gene: Gene, sampler: Sampler) -> Population:
         return born.moved(sampler.path.renoise(p.x, p.i, gene.level, z), gene.level)
     z = normal(gene.seed, born.id, gene.level, "mutation", shape)
     p = sampler.predict(p) if gene.level > 0 else p
-    return born.moved(OPERATORS[gene.op](p, z, sampler.path, gene.rate or 0.0))
+    return born.moved(mutated(p, z, sampler, gene.op, gene.rate or 0.0))

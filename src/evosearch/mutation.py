@@ -7,6 +7,7 @@ between they differ in what they keep.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -74,4 +75,12 @@ def mutate(
     """
     child = p.born(operator, rng, inherit_noise=inherit_noise, rate=rate)
     z = normal(rng.initial_seed(), child.id, p.i, "mutation", p.x.shape[1:])
-    return child.moved(OPERATORS[operator](p, z, sampler.path, rate))
+    return child.moved(mutated(p, z, sampler, operator, rate))
+
+
+def mutated(p: Population, z: Tensor, sampler: Sampler, operator: str, rate: float) -> Tensor:
+    """The children's states, (N, *D), given the fresh noise z, (N, *D)."""
+    if p.i > 0:
+        return OPERATORS[operator](p, z, sampler.path, rate)
+    image = sampler.start(torch.zeros_like(p.x))  # 0, unless the pipeline starts from one: that is no noise to mutate
+    return image + OPERATORS[operator](replace(p, x=p.x - image), sampler.start(z) - image, sampler.path, rate)
