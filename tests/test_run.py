@@ -9,6 +9,7 @@ import toy
 from PIL import Image
 
 import evosearch as es
+from evosearch import types
 from evosearch.budget import Budget, BudgetExhausted, Meter
 from evosearch.genome import replay
 from evosearch.metered import MeteredSampler
@@ -477,6 +478,8 @@ def test_a_micro_batch_suits_the_generations():
         ({"budget": 0}, "budget: nfe must be above 0, got 0"),
         ({"budget": 10}, "budget must be at least 25 NFE .* got 10"),
         ({"budget": 10, "algorithm": "best_of_n", "n": 3}, "budget must be at least 15 NFE .* got 10"),
+        ({"budget": 100, "sizes": [40, 20, 20]}, "budget must be at least 352 NFE for these sizes in 5 steps; got 100"),
+        ({"budget": Budget(reward_calls=9), "sizes": [40, 20]}, "budget of 9 rewards .* at least 295 NFE for these"),
         ({"elite": 1}, "evosearch has no knob 'elite'; it has .*; did you mean 'elites'?"),
         ({"steps": 7}, "steps must be the sampler's own 5, or left out, got 7"),
         ({"seed": -1}, "seed must be a whole number from 0"),
@@ -501,6 +504,15 @@ def test_a_micro_batch_suits_the_generations():
 def test_errors_say_what_was_expected(wrong, message):
     with pytest.raises(ValueError, match=message):
         toy.found(**wrong)
+
+
+def test_a_fit_that_heeds_no_budget_is_refused():
+    @types.search(waves=lambda steps, *, n: [types.Wave(n, steps)], fit=lambda steps, budget, **given: {"n": 3})
+    def stubborn(sampler, reward, rng, *, n):
+        yield from ()
+
+    with pytest.raises(ValueError, match="budget of 10 NFE is too small for these knobs of stubborn"):
+        toy.found(algorithm=stubborn, budget=10)
 
 
 @pytest.mark.parametrize("wrong", [{"reward": _drops_a_value}, {"rate": "x"}, {"algorithm": "best_of_n", "n": 2.5}])

@@ -159,6 +159,8 @@ def _fitted(
             raise ValueError(f"budget of {describe(budget)} leaves room for {room} NFE here: {error}") from None
         if budget.pays(waves, measured, usd_per_call):
             break
+        if room == 0:
+            raise ValueError(f"budget of {describe(budget)} is too small for these knobs of {algorithm.__name__}")
         room = room * 19 // 20
     if timed and algorithm.anytime:  # what loses nothing by being cut short is planned too long, and the clock ends it
         longer = algorithm.fit(steps, min(2 * room, budget.nfe or 2 * room), **knobs)

@@ -81,7 +81,10 @@ def _fit(steps: int, budget: int, **given: Any) -> dict[str, Any]:
     """The paper's rules: uniform schedule, first population twice the others; 4 generations, or as many as fit."""
     if "sizes" in given:
         generations = len(whole_numbers("sizes", given["sizes"])) - 1
-        return {"schedule": _uniform(steps, whole_number("the generations that sizes name", generations, 1))}
+        schedule = _uniform(steps, whole_number("the generations that sizes name", generations, 1))
+        if (need := _cost(steps, {"schedule": schedule, **given})) > budget:
+            raise ValueError(f"budget must be at least {need} NFE for these sizes in {steps} steps; got {budget}")
+        return {"schedule": schedule}
     schedules = [_uniform(steps, generations) for generations in range(min(4, steps), 0, -1)]
     if "schedule" in given:
         schedules = [whole_numbers("schedule", given["schedule"])]
@@ -89,13 +92,13 @@ def _fit(steps: int, budget: int, **given: Any) -> dict[str, Any]:
     for schedule in schedules:
         # Generations of fewer than 5 are not worth their while, unless there is but one, or no choice.
         size = max(2 if len(schedules) == 1 or len(schedule) == 1 else 5, elites + 1)
-        need = _cost(steps, schedule, size, given)
+        need = _cost(steps, _sized(schedule, size, given))
         if need > budget:
             continue
-        while _cost(steps, schedule, size + 1, given) <= budget:
+        while _cost(steps, _sized(schedule, size + 1, given)) <= budget:
             size += 1
         knobs = _sized(schedule, size, given)
-        knobs["sizes"][0] += (budget - _cost(steps, schedule, size, given)) // steps
+        knobs["sizes"][0] += (budget - _cost(steps, _sized(schedule, size, given))) // steps
         return {name: value for name, value in knobs.items() if name not in given}
     raise ValueError(f"budget must be at least {need} NFE for evosearch in {steps} steps; got {budget}")
 
@@ -109,8 +112,8 @@ def _sized(schedule: Sequence[int], size: int, given: dict[str, Any]) -> dict[st
     return {"schedule": schedule, "sizes": sizes, "elites": max(1, size // 5), **given}
 
 
-def _cost(steps: int, schedule: Sequence[int], size: int, given: dict[str, Any]) -> int:
-    return sum(wave.particles * wave.steps for wave in _waves(steps, **_sized(schedule, size, given)))
+def _cost(steps: int, knobs: dict[str, Any]) -> int:
+    return sum(wave.particles * wave.steps for wave in _waves(steps, **knobs))
 
 
 @search(waves=_waves, fit=_fit)
