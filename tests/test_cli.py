@@ -234,7 +234,9 @@ def test_what_python_objects_to_in_our_code_is_a_defect(monkeypatch):
 
 
 def test_ctrl_c_keeps_what_was_found(here):
-    command = [sys.executable, "-c", "import torch; torch.set_num_threads(1); from evosearch.cli import app; app()"]
+    listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background is deaf
+    run = "import torch; torch.set_num_threads(1); from evosearch.cli import app; app()"
+    command = [sys.executable, "-c", f"{listens}; {run}"]
     asked = ["generate", "a blue star", "--algorithm", "best_of_n", "--budget", "100000x", "--steps", "2"]
     with subprocess.Popen([*command, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         log = here / "runs" / "0001" / "log.jsonl"
