@@ -13,13 +13,14 @@ SRC = Path(searches.__file__).parents[1]
 MODULES = {".".join(path.relative_to(SRC).with_suffix("").parts): path for path in sorted(SRC.rglob("*.py"))}
 EVERY_MODULE = pytest.mark.parametrize("name", MODULES)
 
-OPERATORS = {"noise", "path", "resampling", "selection", "mutation", "scoring"}
+OPERATORS = {"noise", "path", "resampling", "selection", "mutation", "bands", "scoring"}
 ALLOWED = {
     "types": {"path"},  # for its annotations alone
     "checks": set(),
     "noise": set(),
     "path": set(),
     "resampling": set(),
+    "bands": set(),
     "selection": set(),
     "mutation": {"types", "path", "noise"},
     "scoring": {"types"},

@@ -5,10 +5,13 @@ import sys
 import diffusers
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from pipelines import CASES
 
+from evosearch.hooks import denoisers
 from evosearch.pipeline import PipelineSampler
+from evosearch.scoring import preview
 
 PROMPT, STEPS = "a red circle", 4
 ONE_AT_A_TIME = ("hunyuan_video15",)
@@ -198,6 +201,16 @@ def test_prior_of_an_image_is_the_image_noised(name, build, kwargs, steps):
     image = encoded(sampler.pipe, {**CASES[name].kwargs, **kwargs}["image"])
     noise = sampler.to_grid(sampler.noise(p.key, 0, "prior"))
     assert distance(sampler.to_grid(p.x), float(path.alpha[0]) * image + float(path.sigma[0]) * noise) < 1e-6
+
+
+@torch.no_grad()
+def test_what_steps_outside_the_pipeline_is_refused_where_it_edits_states():
+    sampler = sampler_of("stable_diffusion_inpaint", eta=0.7)
+    predicted = sampler.predict(sampler.prior(1))
+    with pytest.raises(ValueError, match=r"edits its states .* choose a search that takes none by itself"):
+        sampler.step(predicted)
+    with pytest.raises(ValueError, match=r"edits its states .* preview would be paid for twice; choose"):
+        preview(sampler.prior(1), sampler, lambda samples: samples.flatten(1).mean(1))
 
 
 @torch.no_grad()
@@ -415,3 +428,38 @@ def test_refuses_free_init():
 def test_refuses_one_step_of_a_stretched_schedule(name):
     with pytest.raises(ValueError, match=r"scheduler must lead from noise to data, .* \[nan, 0.0\] in 1 steps"):
         sampler_of(name, steps=1)
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "flux", "wan"])
+def test_gradients_are_those_of_finite_differences(name):
+    s = sampler_of(name, batch_size=1)
+    p = s.prior(1)
+    way = torch.randn(p.x.shape, generator=torch.Generator().manual_seed(0))
+
+    def value(x):
+        finished, _ = s.run(p.moved(x), STEPS)
+        return (s.decode(finished) * torch.linspace(0, 1, 3).view(3, 1, 1)).mean()
+
+    with s.grad():
+        x = p.x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(value(x), x)
+    assert not value(p.x.clone().requires_grad_()).requires_grad  # nothing is kept outside
+    assert all(weight.requires_grad for weight in denoisers(s.pipe)[0].parameters())
+    step = 1e-2
+    slope = (value(p.x + step * way) - value(p.x - step * way)) / (2 * step)
+    assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=0.05, abs=1e-6)
+
+
+@pytest.mark.parametrize("broken", ["offloaded", "quantised"])
+def test_gradients_are_refused_where_there_are_none(broken):
+    s = sampler_of("stable_diffusion")
+    if broken == "offloaded":
+        add_hook_to_module(s.pipe.unet, ModelHook())
+    else:
+        s.pipe.unet.is_quantized = True
+    message = f"the pipeline's unet is {broken}, which lets no gradient through; load it"
+    with pytest.raises(ValueError, match=message), s.grad():
+        pass

@@ -33,12 +33,15 @@ def same(a, b):
 
 @pytest.mark.parametrize("algorithm", es.searches.__all__)
 def test_result(algorithm):
-    result = toy.found(algorithm=algorithm, budget=200)
+    result = toy.found(algorithm=algorithm, budget=200)  # 40 samples' worth
     assert isinstance(result.best.sample, Image.Image)
     assert result.best is result.kept[0]
     assert result.best.reward == max(r for generation in result.generations for r in generation.rewards)
-    assert result.best.reward >= result.plain.reward
-    assert result.plain.id == result.generations[0].ids[0]
+    plain = toy.sampler()
+    finished, _ = plain.run(plain.prior(1), 5, eta=result.settings["eta"])
+    assert result.plain.id == int(finished.id)
+    assert result.plain.reward == pytest.approx(toy.bright(plain.decode(finished), []).item(), abs=1e-3)
+    assert result.cost.nfe <= 200
     assert result.invalid == 0
     assert result.settings["algorithm"] == algorithm
     assert result.settings["prompt"] == "bright"
@@ -507,12 +510,28 @@ def test_errors_say_what_was_expected(wrong, message):
 
 
 def test_a_fit_that_heeds_no_budget_is_refused():
-    @types.search(waves=lambda steps, *, n: [types.Wave(n, steps)], fit=lambda steps, budget, **given: {"n": 3})
+    def waves(steps, *, n):
+        return [types.Wave(n, steps)]
+
+    @types.search(waves=waves, fit=lambda steps, budget, **given: {"n": 3}, space="noise")
     def stubborn(sampler, reward, rng, *, n):
         yield from ()
 
     with pytest.raises(ValueError, match="budget of 10 NFE is too small for these knobs of stubborn"):
         toy.found(algorithm=stubborn, budget=10)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"algorithm": "reno", "reward": "jpeg"}, "reward must be differentiable for reno, which climbs its gradient"),
+        ({"algorithm": "svdd", "eta": 0}, "eta must be above 0 for svdd, .*; got 0"),
+    ],
+)
+def test_what_a_search_cannot_do_without_is_missed_before_a_model_is_loaded(monkeypatch, wrong, message):
+    monkeypatch.setattr(es.run.models, "load", lambda *args, **kwargs: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=message):
+        es.search("shapes-diffusion", "a red circle", **{"reward": "shapes", **wrong})
 
 
 @pytest.mark.parametrize("wrong", [{"reward": _drops_a_value}, {"rate": "x"}, {"algorithm": "best_of_n", "n": 2.5}])

@@ -1,6 +1,7 @@
 """DenoiserSampler: the same bits however it is called, and nothing paid for twice."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -191,3 +192,46 @@ P = S.prior(2)
 def test_errors_say_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# runs that leave levels out
+
+
+LEVELS = [0, 3, 7, 10]
+
+
+@pytest.mark.parametrize("path", [NoisePath.cosine(10), NoisePath.flow(10, shift=3)])
+def test_a_run_through_some_levels_is_a_run_of_the_path_of_these(path):
+    few = replace(
+        path, alpha=path.alpha[LEVELS], sigma=path.sigma[LEVELS], scale=path.scale[LEVELS],
+        timesteps=path.timesteps[LEVELS[:-1]],
+    )  # fmt: skip
+    whole, short = sampler(path=path), sampler(path=few)
+    q, kept = whole.run(whole.prior(3), 10, keep=(3,), through=LEVELS[1:-1])
+    p, passed = short.run(short.prior(3), 3, keep=(1,))
+    assert torch.equal(q.x, p.x)
+    assert torch.equal(kept[3].x0, passed[1].x0)
+
+
+@pytest.mark.parametrize("predicted", [False, True])
+def test_levels_left_out_cost_nothing(counted, predicted):
+    s = sampler(denoise=counted, batch_size=2)
+    p = s.predict(s.prior(2)) if predicted else s.prior(2)
+    before, expected = counted.rows, s.cost(p, 10, through=LEVELS[1:-1])
+    q, _ = s.run(p, 10, through=LEVELS[1:-1])
+    assert counted.rows - before == expected == 2 * (3 - predicted)
+    assert torch.equal(q.x, s.run(s.rewound().prior(2), 10, through=LEVELS[1:-1])[0].x)
+
+
+def test_a_step_may_reach_further():
+    s = sampler()
+    p = s.predict(s.prior(2))
+    assert torch.equal(s.step(p, to=4).x, s.run(p, 4, through=())[0].x)
+    assert torch.equal(s.step(p, to=1).x, s.step(p).x)
+
+
+@pytest.mark.parametrize("through", [(0, 4), (4, 4), (5, 3), (4, 10), (12,)])
+def test_levels_to_visit_lie_in_between(through):
+    s = sampler()
+    with pytest.raises(ValueError, match=r"through must name increasing levels between 0 and 10, got \["):
+        s.run(s.prior(1), 10, through=through)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evosearch.selection import order, top, tournament
+from evosearch.selection import order, top, tournament, winners
 
 some_rewards = st.lists(
     st.one_of(
@@ -89,3 +89,25 @@ def test_an_invalid_reward_wins_only_among_its_like(size):
     winners = set(tournament(reward, 5000, size, _rng()).tolist())
     assert not winners & failures or size <= len(failures)
     assert 7 in winners
+
+
+@settings(derandomize=True, deadline=None, max_examples=10_000)
+@given(some_rewards, st.integers(1, 4), st.integers(0, 2**32), st.sampled_from([0.0, 0.3]))
+def test_nothing_invalid_is_picked_where_something_valid_is(rewards, size, seed, temperature):
+    reward = torch.tensor(rewards)
+    if reward.isfinite().any():
+        assert reward[top(reward, 1)].isfinite().all()
+        assert reward[tournament(reward, 3, len(reward), _rng(seed))].isfinite().all()
+    groups = reward[: len(reward) // size * size]
+    if len(groups):
+        rows = winners(groups, size, _rng(seed), temperature)
+        assert (rows // size).tolist() == list(range(len(groups) // size))
+        assert torch.equal(groups[rows].isfinite(), groups.isfinite().view(-1, size).any(1))
+
+
+def test_winners_are_the_best_of_each_or_drawn_by_their_weight():
+    reward = torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, 4.0])
+    assert winners(reward, 3, _rng()).tolist() == [1, 3]
+    assert winners(reward, 6, _rng()).tolist() == [3]
+    drawn = winners(torch.tensor([0.0, 1.0]).repeat(4000), 2, _rng(), temperature=1.0) % 2
+    assert drawn.double().mean().item() == pytest.approx(1 / (1 + torch.tensor(-1.0).exp().item()), abs=0.03)

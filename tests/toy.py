@@ -44,6 +44,9 @@ def bright(samples: Tensor, prompts: list[str]) -> Tensor:
     return samples.flatten(1).mean(1)
 
 
+bright.differentiable = True
+
+
 def found(**kwargs: Any) -> es.Result:
     """A search of the toy, 100 NFE unless told otherwise."""
     asked = {"prompt": "bright", "reward": bright, "budget": 100, "progress": False, **kwargs}

@@ -82,7 +82,7 @@ class Budget:
             pace: How fast it goes; needed for limits of time, and of money by the hour.
             usd_per_call: Price of scoring one sample.
         """
-        calls = sum(wave.particles for wave in waves)
+        calls = sum(wave.particles for wave in waves if wave.scored)
         usd = calls * usd_per_call
         if pace is not None:
             seconds = pace.seconds(waves)
@@ -114,7 +114,11 @@ class Pace:
 
     def seconds(self, waves: Sequence[Wave]) -> float:
         """What these take."""
-        return sum(-(-wave.particles // self.batch_size) * (wave.steps * self.step + self.score) for wave in waves)
+
+        def batches(wave: Wave) -> int:
+            return -(-wave.particles // self.batch_size)
+
+        return sum(batches(wave) * (wave.steps * self.step + wave.scored * self.score) for wave in waves)
 
     @property
     def row(self) -> float:

@@ -35,6 +35,43 @@ def share(name: str, value: Any) -> float:
     return value
 
 
+def above_zero(name: str, value: Any) -> float:
+    """A number above 0; ValueError otherwise."""
+    if not is_number(value) or value <= 0:
+        raise ValueError(f"{name} must be a number above 0, got {value!r}")
+    return value
+
+
+def at_least_zero(name: str, value: Any) -> float:
+    """A number of at least 0; ValueError otherwise."""
+    if not is_number(value) or value < 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False; ValueError otherwise."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def one_of(name: str, value: Any, known: Sequence[str]) -> str:
+    """One of these words; ValueError otherwise."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    return value
+
+
+def differentiable(name: str, reward: Any) -> None:
+    """A reward that a search can ask for its gradient; ValueError otherwise."""
+    if not getattr(reward, "differentiable", False):
+        raise ValueError(
+            f"reward must be differentiable for {name}, which climbs its gradient; take one that says so (shapes_clip, "
+            "shapes_quality, or your own with differentiable = True), or a search that needs no gradient"
+        )
+
+
 def is_number(value: Any) -> bool:
     """Whether this is a number that is not NaN; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

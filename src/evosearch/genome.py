@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,17 @@ from evosearch.types import Gene, Genome, Population, Sampler
 
 def to_json(genome: Genome) -> list[dict[str, Any]]:
     """Genes as plain dictionaries, without what is not set."""
-    return [{name: v for name, v in gene._asdict().items() if v is not None} for gene in genome]
+    genes = [{name: v for name, v in gene._asdict().items() if v is not None} for gene in genome]
+    return [gene | {"state": b64encode(gene["state"]).decode()} if "state" in gene else gene for gene in genes]
 
 
 def from_json(genes: list[dict[str, Any]]) -> Genome:
     """The inverse of `to_json`."""
-    return tuple(Gene(**gene) for gene in genes)
+    return tuple(_gene(**gene) for gene in genes)
+
+
+def _gene(state: str | None = None, **fields: Any) -> Gene:
+    return Gene(**fields, state=None if state is None else b64decode(state))
 
 
 def replay(genome: Genome, sampler: Sampler, until: int | None = None, eta: float | None = None) -> Population:
@@ -41,11 +47,12 @@ def replay(genome: Genome, sampler: Sampler, until: int | None = None, eta: floa
     shape = sampler.noise(keys, 0, "prior").shape[1:]
     x = sampler.start(normal(prior.seed, keys, 0, "prior", shape))
     p = Population(x, 0, keys, genomes=((prior,),))
-    for gene in events:
+    given = [k for k, gene in enumerate(events) if gene.op == "given" and gene.level <= until]
+    for gene in events[given[-1] if given else 0 :]:
         level = gene.level if gene.source is None else gene.source
         if min(level, gene.level) > until:
             break
-        if level > p.i:
+        if level > p.i and gene.op != "given":
             p = sampler.run(p, level, eta=eta)[0]
         p = _event(p, gene, sampler)
     return sampler.run(p, until, eta=eta)[0] if until > p.i else p
@@ -56,6 +63,9 @@ def _event(p: Population, gene: Gene, sampler: Sampler) -> Population:
     if gene.op == "branch":
         return born
     shape = p.x.shape[1:]
+    if gene.op == "given":
+        assert gene.state is not None
+        return born.moved(torch.frombuffer(bytearray(gene.state), dtype=torch.float32).view(1, *shape), gene.level)
     if gene.op == "renoise":
         z = normal(gene.seed, born.key, gene.level, "renoise", shape)
         return born.moved(sampler.path.renoise(p.x, p.i, gene.level, z), gene.level)

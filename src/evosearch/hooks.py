@@ -43,6 +43,31 @@ def halted(pipe: Any) -> Generator[None]:
             hook.remove()
 
 
+@contextmanager
+def frozen(pipe: Any) -> Generator[None]:
+    """Gradients of states alone: no weight asks for one.
+
+    Raises:
+        ValueError: A part of the pipeline is offloaded or quantised.
+    """
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    for name, part in parts.items():
+        if getattr(part, "_hf_hook", None) is not None or any(hasattr(m, "_hf_hook") for m in part.modules()):
+            raise ValueError(
+                f"the pipeline's {name} is offloaded, which lets no gradient through; load it without offload"
+            )
+        if getattr(part, "hf_quantizer", None) is not None or getattr(part, "is_quantized", False):
+            raise ValueError(f"the pipeline's {name} is quantised, which lets no gradient through; load it as it is")
+    asking = [weight for part in parts.values() for weight in part.parameters() if weight.requires_grad]
+    for weight in asking:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in asking:
+            weight.requires_grad_(True)
+
+
 def memoised(own: Callable[..., Any], results: dict[Any, Any]) -> Callable[..., Any]:
     """A method that gives out what it returned before for the same arguments, kept in ``results``."""
 

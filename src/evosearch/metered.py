@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -32,8 +33,15 @@ class MeteredSampler:
         self.steps, self.path, self.batch_size = sampler.steps, sampler.path, sampler.batch_size
         self.start, self.step, self.cost = sampler.start, sampler.step, sampler.cost
         self.renoise, self.noise = sampler.renoise, sampler.noise
+        self.to_grid, self.from_grid = sampler.to_grid, sampler.from_grid
         self.decoded: tuple[Population, Tensor] | None = None
         self._sources = WeakTensorKeyDictionary()
+        self._backward = False
+
+    @property
+    def edits(self) -> bool:
+        """See `Sampler.edits`."""
+        return self._own.edits
 
     def prior(self, n: int) -> Population:
         """See `Sampler.prior`; what an earlier run handed over comes first, and is not drawn again."""
@@ -54,19 +62,38 @@ class MeteredSampler:
         return self._charged(p, len(p), lambda batch: (self._own.predict(batch), {}))[0]
 
     def run(
-        self, p: Population, until: int, keep: Sequence[int] = (), eta: float | None = None
+        self,
+        p: Population,
+        until: int,
+        keep: Sequence[int] = (),
+        eta: float | None = None,
+        through: Sequence[int] | None = None,
     ) -> tuple[Population, dict[int, Population]]:
         """See `Sampler.run`."""
-        return self._charged(p, self.cost(p, until), lambda batch: self._own.run(batch, until, keep, eta))
+        cost = self.cost(p, until, through)
+        return self._charged(p, cost, lambda batch: self._own.run(batch, until, keep, eta, through))
 
     def decode(self, p: Population) -> Tensor:
         """See `Sampler.decode`; rewards see the 8-bit sample, the one that is saved."""
-        samples = (self._own.decode(p) * 255).round().to(torch.uint8)
+        exact = self._own.decode(p)
+        samples = (exact.detach() * 255).round().to(torch.uint8)
         self._meter.decodes += len(p)
         self.decoded = (p, samples)
         seen = samples.float() / 255
+        if exact.requires_grad:  # of what is not rounded
+            seen = exact + (seen - exact).detach()
         self._sources[seen] = self.decoded
         return seen
+
+    @contextmanager
+    def grad(self) -> Generator[None]:
+        """See `Sampler.grad`; the way back costs two passes of the model for each on the way there."""
+        with self._own.grad():
+            self._backward = True
+            try:
+                yield
+            finally:
+                self._backward = False
 
     def source(self, samples: Tensor) -> tuple[Population, Tensor] | None:
         """What these very samples were decoded from, and their 8 bits; None if they are not from `decode`."""
@@ -85,7 +112,8 @@ class MeteredSampler:
             parts.append(work(batch))
             share = cost * len(batch) // len(p)
             meter.nfe += share
-            meter.model_passes += getattr(self._own, "model_passes", before + share) - before
+            passes = getattr(self._own, "model_passes", before + share) - before
+            meter.model_passes += 3 * passes if self._backward else passes
             self._tick()
         ends, kept = zip(*parts, strict=True)
         return concat(*ends), {level: concat(*(part[level] for part in kept)) for level in kept[0]}
@@ -113,17 +141,19 @@ class MeteredReward:
         self._own, self._prompt, self._meter = reward, prompt, meter
         self._sampler, self._gallery = sampler, gallery
         self.invalid = 0
+        self.differentiable = bool(getattr(reward, "differentiable", False))
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Score samples (N, [F,] 3, H, W); returns (N,) float32, NaN where the reward gave nothing finite."""
         n = len(samples)
+        source = self._sampler.source(samples)
+        finished = source is not None and source[0].i == self._sampler.steps
         # What is denoised is paid for: the clock alone does not keep the first samples from being scored.
-        self._meter.afford(reward_calls=n, in_time=self._gallery.best is not None)
+        self._meter.afford(reward_calls=n, in_time=not finished or self._gallery.best is not None)
         values = scores(self._own, samples, [self._prompt] * n)
         self._meter.reward_calls += n
         self.invalid += int((~values.isfinite()).sum())
         values = torch.where(values.isfinite(), values, torch.nan)
-        source = self._sampler.source(samples)
-        if source is not None and source[0].i == self._sampler.steps:
-            self._gallery.offer(*source, values, self._meter.cost)
+        if source is not None and finished:
+            self._gallery.offer(*source, values.detach(), self._meter.cost)
         return values

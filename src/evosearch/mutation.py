@@ -80,7 +80,13 @@ def mutate(
 
 def mutated(p: Population, z: Tensor, sampler: Sampler, operator: str, rate: float) -> Tensor:
     """The children's states, (N, *D), given the fresh noise z, (N, *D)."""
+    change = OPERATORS[operator]
     if p.i > 0:
-        return OPERATORS[operator](p, z, sampler.path, rate)
-    image = sampler.start(torch.zeros_like(p.x))  # 0, unless the pipeline starts from one: that is no noise to mutate
-    return image + OPERATORS[operator](replace(p, x=p.x - image), sampler.start(z) - image, sampler.path, rate)
+        return change(p, z, sampler.path, rate)
+    return sampler.start(change(replace(p, x=noise_of(p.x, sampler)), z, sampler.path, rate))
+
+
+def noise_of(x: Tensor, sampler: Sampler) -> Tensor:
+    """The unit Gaussian noise in states at level 0: themselves, unless the pipeline starts from an image."""
+    image = sampler.start(torch.zeros_like(x))
+    return (x - image) / (sampler.start(torch.ones_like(x)) - image)

@@ -183,12 +183,13 @@ class NoisePath:
         x0: Tensor,
         i: int,
         *,
+        to: int | None = None,
         eta: float = 0.0,
         noise: Tensor | None = None,
         eps: Tensor | None = None,
         memory: Tensor | None = None,
     ) -> Tensor:
-        """One step, from level i to i+1, of any model.
+        """One step, from level i to i+1 or further, of any model.
 
         With t the level now and s the next, tau = eta sigma_s sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))²) and
         x_s = alpha_s x0 + sqrt(sigma_s² - tau²) eps + tau z. That is DDIM for diffusion and Euler for flow at eta 0,
@@ -198,17 +199,19 @@ class NoisePath:
             x: States at level i, (N, *D).
             x0: Predicted clean states, (N, *D).
             i: Level, below ``steps``.
+            to: Level to reach; i+1 by default.
             eta: 0 = ODE, 1 = ancestral SDE.
-            noise: Unit Gaussian z, (N, *D); needed where ``tau(i, eta)`` is above 0.
+            noise: Unit Gaussian z, (N, *D); needed where ``tau`` is above 0.
             eps: Predicted noise where it does not follow from x and x0.
             memory: x0 one level before.
 
         Returns:
-            States at level i+1, (N, *D).
+            States at the level reached, (N, *D).
         """
-        if self.order == 2 and memory is not None:
+        to = i + 1 if to is None else to
+        if self.order == 2 and memory is not None and to == i + 1:
             x0, eps = x0 + self._extrapolation(i) * (x0 - memory), None
-        a, s, tau = float(self.alpha[i + 1]), float(self.sigma[i + 1]), self.tau(i, eta)
+        a, s, tau = float(self.alpha[to]), float(self.sigma[to]), self.tau(i, eta, to)
         kept = math.sqrt(max(s * s - tau * tau, 0.0))
         if eps is not None:
             mean = a * x0 + kept * eps
@@ -221,9 +224,10 @@ class NoisePath:
             raise ValueError(f"noise must be given where eta is above 0 (eta = {eta}, level {i})")
         return mean + tau * noise
 
-    def tau(self, i: int, eta: float) -> float:
-        """Spread of the fresh noise in the step from level i to i+1."""
-        a, t, b, s = (float(v) for v in (self.alpha[i], self.sigma[i], self.alpha[i + 1], self.sigma[i + 1]))
+    def tau(self, i: int, eta: float, to: int | None = None) -> float:
+        """Spread of the fresh noise in the step from level i to i+1, or further."""
+        to = i + 1 if to is None else to
+        a, t, b, s = (float(v) for v in (self.alpha[i], self.sigma[i], self.alpha[to], self.sigma[to]))
         return eta * s * math.sqrt(max(1 - (a * s / (b * t)) ** 2, 0.0))
 
     def renoise(self, x: Tensor, i: int, level: int, noise: Tensor) -> Tensor:

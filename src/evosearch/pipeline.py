@@ -6,13 +6,13 @@ import functools
 import inspect
 import math
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from evosearch.hooks import cut_by_strength, denoisers, halted, memoised, noted_packing, rows_of
+from evosearch.hooks import cut_by_strength, denoisers, frozen, halted, memoised, noted_packing, rows_of
 from evosearch.sampler import BaseSampler, Trajectory
 from evosearch.seam import Leg, Probe, Reached, seam
 from evosearch.types import Population
@@ -223,6 +223,9 @@ class PipelineSampler(BaseSampler):
             samples = self._call("pt")[0]
         return _stacked(samples)
 
+    def _opened(self) -> AbstractContextManager[None]:
+        return frozen(self.pipe)
+
     @property
     def _listens(self) -> bool:
         return "callback_on_step_end" in self._accepts and "latents" in getattr(
@@ -261,6 +264,8 @@ class PipelineSampler(BaseSampler):
         if "generator" in self._accepts:
             # One generator a row, all alike: whatever the pipeline draws is the same in every row and every call.
             own["generator"] = [torch.Generator().manual_seed(self.seed) for _ in range(self.batch_size)]
+        if self._graph:  # the pipeline's call is closed to gradients; what it wraps is not
+            return inspect.unwrap(type(self.pipe).__call__)(self.pipe, **self.kwargs, **own, **extra)
         return self.pipe(**self.kwargs, **own, **extra)
 
     @contextmanager

@@ -12,7 +12,7 @@ from evosearch.budget import Budget, Pace, describe
 from evosearch.checks import whole_number
 from evosearch.pipeline import PipelineSampler, check_arguments
 from evosearch.sampler import BaseSampler
-from evosearch.types import Sampler, Search
+from evosearch.types import Sampler, Search, nfe_of
 
 _PASS = 2  # what a pass of the model costs beside its particles, in particles
 
@@ -99,7 +99,7 @@ def algorithm_of(algorithm: Any) -> Search:
 def budget_of(budget: Budget | int | str | None, algorithm: Search, knobs: Mapping[str, Any], steps: int) -> Budget:
     """The budget as given; without one, what the knobs ask for if they are complete, or else 20 samples' worth."""
     if budget is None and hasattr(algorithm, "nfe") and not _missing(algorithm, knobs):
-        return Budget(nfe=algorithm.nfe(steps, **knobs))
+        return Budget(nfe=nfe_of(algorithm.waves(steps, **knobs)))
     return Budget.of("20x" if budget is None else budget, steps)
 
 
@@ -129,7 +129,7 @@ def knobs_of(
         return dict(knobs)
     if _missing(algorithm, knobs):
         return _fitted(algorithm, knobs, budget, steps, pace, usd_per_call)
-    need = algorithm.nfe(steps, **knobs)
+    need = nfe_of(algorithm.waves(steps, **knobs))
     if budget.nfe is not None and need > budget.nfe:
         raise ValueError(
             f"budget must be at least {need} NFE for these knobs of {algorithm.__name__}, got {budget.nfe}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from evosearch import models, rewards
 from evosearch.budget import Budget
-from evosearch.checks import is_number, whole_number
+from evosearch.checks import differentiable, is_number, whole_number
 from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
 from evosearch.result import Result
 from evosearch.rewards import TensorReward
@@ -77,7 +77,7 @@ def search(
     20
     """
     prompts = _prompts(prompt)
-    asked = _asked(prompts, reward, algorithm, held_out, stop_at, warm_start)
+    asked = _asked(prompts, reward, algorithm, eta, held_out, stop_at, warm_start)
     folders = _folders(run_dir, len(prompts), one=isinstance(prompt, str))
     pipe = _loaded(pipe, load_kwargs, prompts, asked)
     results: list[Result] = []
@@ -131,7 +131,7 @@ def estimate(
     Raises:
         ValueError: As `search` would.
     """
-    asked = _asked(_prompts(prompt), reward, algorithm, held_out, stop_at, warm_start)
+    asked = _asked(_prompts(prompt), reward, algorithm, eta, held_out, stop_at, warm_start)
     _folders(run_dir, 1, one=True)
     pipe = _loaded(pipe, load_kwargs, [prompt], asked)
     session = _session(
@@ -178,6 +178,7 @@ def _asked(
     prompts: Sequence[str],
     reward: Any,
     algorithm: Any,
+    eta: float | None,
     held_out: Any,
     stop_at: float | None,
     warm_start: str | Path | None,
@@ -188,6 +189,11 @@ def _asked(
     judges = rewards.named([held_out] if isinstance(held_out, str | Mapping) or callable(held_out) else held_out)
     genomes = [] if warm_start is None else read_genomes(Path(warm_start))
     asked = _Asked(algorithm_of(algorithm), guidance, judges, genomes)
+    name, needs = asked.algorithm.__name__, getattr(asked.algorithm, "needs", ())
+    if "gradient" in needs:
+        differentiable(name, guidance)
+    if "SDE" in needs and eta == 0:
+        raise ValueError(f"eta must be above 0 for {name}, whose particles part by the noise of steps; got {eta}")
     asked.check(prompts)
     return asked
 

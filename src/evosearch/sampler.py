@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -19,9 +21,16 @@ class Trajectory:
     """One micro-batch on its way: takes predictions level by level, moves the state, keeps what was asked for."""
 
     def __init__(
-        self, sampler: BaseSampler, p: Population, keep: Sequence[int], eta: float, rows: int | None = None
+        self,
+        sampler: BaseSampler,
+        p: Population,
+        levels: Sequence[int],
+        keep: Sequence[int],
+        eta: float,
+        rows: int | None = None,
     ) -> None:
         self.sampler, self.particles, self.keep, self.eta = sampler, p, frozenset(keep), eta
+        self.levels = list(levels)  # to visit after the one at hand
         self.rows = len(p) if rows is None else rows  # the others are padding
         self.x, self.i = p.x.to(sampler.device), p.i
         self.memory = None if p.memory is None else p.memory.to(sampler.device)
@@ -29,14 +38,14 @@ class Trajectory:
 
     def advance(self, x0: Tensor, eps: Tensor | None, noise: Tensor | None = None) -> Tensor:
         """Step from the level at hand by the model's prediction there; returns the new states, (N, *D)."""
-        path = self.sampler.path
+        path, to = self.sampler.path, self.levels.pop(0)
         if self.i in self.keep:
             self.kept[self.i] = self._population(x0=_cpu(x0), eps=_cpu(eps))
-        if noise is None and path.tau(self.i, self.eta) > 0:
+        if noise is None and path.tau(self.i, self.eta, to) > 0:
             noise = self.sampler.noise(self.particles.key, self.i, "step").to(self.x.device)
-        self.x = path.step(self.x, x0, self.i, eta=self.eta, noise=noise, eps=eps, memory=self.memory)
-        self.memory = x0 if path.order == 2 else None
-        self.i += 1
+        self.x = path.step(self.x, x0, self.i, to=to, eta=self.eta, noise=noise, eps=eps, memory=self.memory)
+        self.memory = x0 if path.order == 2 and to == self.i + 1 else None
+        self.i = to
         return self.x
 
     def result(self) -> Population:
@@ -63,6 +72,7 @@ class BaseSampler(ABC):
         device: Where the model computes. States between calls lie on the CPU.
     """
 
+    _graph = False  # whether to keep what a gradient needs
     # Set where the pipeline edits states between steps: then a step cannot be taken without the pipeline.
     edits = False
 
@@ -105,22 +115,31 @@ class BaseSampler(ABC):
         if p.x0 is not None:
             return p
         self._check_level(p, p.i + 1)
-        return self._run(p, p.i + 1, (p.i,), 0.0)[1][p.i]
+        return self._run(p, (p.i + 1,), (p.i,), 0.0)[1][p.i]
 
-    def step(self, p: Population, eta: float | None = None, noise: Tensor | None = None) -> Population:
-        """Take predicted particles one level on, without the model.
+    def step(
+        self, p: Population, eta: float | None = None, noise: Tensor | None = None, to: int | None = None
+    ) -> Population:
+        """Take predicted particles one level on, or further, without the model.
 
         Args:
             p: Particles with x0.
             eta: The sampler's own by default.
             noise: The fresh noise to use instead of the particles' own, (N, *D).
+            to: Level to reach; the next one by default.
         """
         if p.x0 is None:
             raise ValueError(f"p must have x0 to be stepped from level {p.i}; call predict(p) first")
-        eta = self.eta if eta is None else eta
+        if self.edits:
+            raise ValueError(
+                "the pipeline edits its states between steps (a mask, say), so that none can be taken without it; "
+                "choose a search that takes none by itself, such as best_of_n or evosearch"
+            )
+        eta, to = self.eta if eta is None else eta, p.i + 1 if to is None else to
+        self._check_level(p, to)
         moved: list[Population] = []
         for batch in p.split(self.batch_size):
-            trajectory = Trajectory(self, batch, (), eta)
+            trajectory = Trajectory(self, batch, (to,), (), eta)
             eps = None if batch.eps is None else batch.eps.to(self.device)
             z = None if noise is None else noise[len(moved) * self.batch_size :][: len(batch)].to(self.device)
             assert batch.x0 is not None
@@ -129,7 +148,12 @@ class BaseSampler(ABC):
         return concat(*moved)
 
     def run(
-        self, p: Population, until: int, keep: Sequence[int] = (), eta: float | None = None
+        self,
+        p: Population,
+        until: int,
+        keep: Sequence[int] = (),
+        eta: float | None = None,
+        through: Sequence[int] | None = None,
     ) -> tuple[Population, dict[int, Population]]:
         """Denoise up to a level.
 
@@ -138,26 +162,26 @@ class BaseSampler(ABC):
             until: Level to reach, at most ``steps``.
             keep: Levels from ``p.i`` to ``until`` whose states to return, with x0 where the run goes beyond them.
             eta: The sampler's own by default.
+            through: Levels to visit on the way, increasing, the others left out; all of them by default.
 
         Returns:
             The particles at ``until``, and a dictionary of those at the levels in ``keep``.
         """
         self._check_level(p, until)
-        eta = self.eta if eta is None else eta
-        wrong = [k for k in keep if not p.i <= k <= until]
-        if wrong:
-            raise ValueError(f"keep must name levels from {p.i} to {until}, where the run passes, got {wrong[0]}")
+        eta, levels = self.eta if eta is None else eta, _levels(p.i, until, through)
+        if wrong := set(keep) - {p.i, *levels}:
+            raise ValueError(f"keep must name levels from {p.i} to {until}, where the run passes, got {min(wrong)}")
         kept = {p.i: p} if p.i in keep and p.x0 is not None else {}
         if p.x0 is not None and not self.edits:
-            p = self.step(p, eta)
+            p, levels = self.step(p, eta, to=levels[0]), levels[1:]
         if p.i < until:
-            p, passed = self._run(p, until, keep, eta)
+            p, passed = self._run(p, levels, keep, eta)
             kept = passed | kept
         return p, kept | ({until: p} if until in keep else {})
 
-    def cost(self, p: Population, until: int) -> int:
+    def cost(self, p: Population, until: int, through: Sequence[int] | None = None) -> int:
         """NFE that `run` to this level will take."""
-        return len(p) * (until - p.i - (p.x0 is not None and not self.edits))
+        return len(p) * (len(_levels(p.i, until, through)) - (p.x0 is not None and not self.edits))
 
     def renoise(self, p: Population, level: int) -> Population:
         """Take particles back to a noisier level by the forward process; they get new noise from there on.
@@ -177,22 +201,52 @@ class BaseSampler(ABC):
         x = p.x if p.i == self.steps else p.x0
         if x is None:
             raise ValueError(f"p must be finished or have x0 to be decoded, got level {p.i} without; call predict(p)")
-        samples = [self._decode(_padded(batch, self.batch_size))[: len(batch)] for batch in x.split(self.batch_size)]
+        with torch.set_grad_enabled(self._graph):
+            samples = [self._decode(_padded(part, self.batch_size))[: len(part)] for part in x.split(self.batch_size)]
         return torch.cat(samples)
+
+    @contextmanager
+    def grad(self) -> Generator[None]:
+        """Within, what is run and decoded has a gradient in the states that it came from.
+
+        Raises:
+            ValueError: The model is offloaded or quantised.
+        """
+        with torch.enable_grad(), self._opened():
+            self._graph = True
+            try:
+                yield
+            finally:
+                self._graph = False
+
+    def to_grid(self, x: Tensor) -> Tensor:
+        """States as (N, C, [F,] H, W), for what works in space.
+
+        Raises:
+            ValueError: They have no such form.
+        """
+        if x.ndim not in (4, 5):
+            raise ValueError(f"states of shape (N, {', '.join(map(str, x.shape[1:]))}) have no (C, [F,] H, W) grid")
+        return x
+
+    def from_grid(self, x: Tensor) -> Tensor:
+        """The inverse of `to_grid`."""
+        return x
 
     def noise(self, keys: Tensor, level: int, purpose: str) -> Tensor:
         """Keyed unit Gaussian noise on the CPU, (N, *D); see `evosearch.noise.normal`."""
         return normal(self.seed, keys, level, purpose, self.shape)
 
     def _run(
-        self, p: Population, until: int, keep: Sequence[int], eta: float
+        self, p: Population, levels: Sequence[int], keep: Sequence[int], eta: float
     ) -> tuple[Population, dict[int, Population]]:
         ends: list[Population] = []
         stages: list[dict[int, Population]] = []
         for batch in p.split(self.batch_size):
             rows = list(range(len(batch))) + [len(batch) - 1] * (self.batch_size - len(batch))
-            trajectory = Trajectory(self, batch[rows], keep, eta, len(batch))
-            self._denoise(trajectory, until)
+            trajectory = Trajectory(self, batch[rows], levels, keep, eta, len(batch))
+            with torch.set_grad_enabled(self._graph):
+                self._denoise(trajectory, levels[-1])
             ends.append(trajectory.result()[: len(batch)])
             stages.append({level: q[: len(batch)] for level, q in trajectory.kept.items()})
         return concat(*ends), {level: concat(*(stage[level] for stage in stages)) for level in stages[0]}
@@ -204,6 +258,10 @@ class BaseSampler(ABC):
     def start(self, noise: Tensor) -> Tensor:
         """States at level 0 made of unit Gaussian noise."""
         return noise
+
+    def _opened(self) -> AbstractContextManager[None]:
+        """The model, ready to be differentiated."""
+        return nullcontext()
 
     @abstractmethod
     def _denoise(self, trajectory: Trajectory, until: int) -> None:
@@ -253,6 +311,16 @@ class DenoiserSampler(BaseSampler):
 
     def _decode(self, x: Tensor) -> Tensor:
         return self._decoder(x)
+
+
+def _levels(start: int, until: int, through: Sequence[int] | None) -> list[int]:
+    """Levels that a run visits after its first."""
+    if through is None:
+        return list(range(start + 1, until + 1))
+    levels = [start, *through, until]
+    if any(later <= level for level, later in pairwise(levels)):
+        raise ValueError(f"through must name increasing levels between {start} and {until}, got {list(through)}")
+    return levels[1:]
 
 
 def _cpu(x: Tensor | None) -> Tensor | None:

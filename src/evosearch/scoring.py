@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from evosearch.types import Population, Reward, Sampler
 
@@ -13,3 +14,40 @@ def score(p: Population, sampler: Sampler, reward: Reward) -> Population:
     """The same particles with their rewards: of finished samples, or of x0 where predicted."""
     rewards = [reward(sampler.decode(batch)) for batch in p.split(sampler.batch_size)]
     return replace(p, reward=torch.cat(rewards).float())
+
+
+def preview(p: Population, sampler: Sampler, reward: Reward, lookahead: int = 1) -> Population:
+    """The same particles with the rewards of what they are coming to; of finished ones, their own.
+
+    Args:
+        p: Particles at any level.
+        sampler: Predicts and decodes.
+        reward: Judges.
+        lookahead: Deterministic steps to the end that a preview takes, evenly spread over the levels that are left; as
+            many as there are at the most. 1 is x0 as predicted.
+    """
+    if p.i == sampler.steps:
+        return score(p, sampler, reward)
+    p = sampler.predict(p)
+    if sampler.edits:
+        raise ValueError(
+            "the pipeline edits its states between steps (a mask, say), so that a preview would be paid for twice; "
+            "choose a search that needs none, such as best_of_n or evosearch"
+        )
+    stops = foreseen(p.i, sampler.steps, lookahead)
+    ahead = sampler.run(p, sampler.steps, eta=0.0, through=stops)[0].x if stops else p.x0
+    return replace(p, reward=score(replace(p, x0=ahead), sampler, reward).reward)
+
+
+def slope(value: Tensor, x: Tensor) -> Tensor:
+    """The gradient of rewards (N,) in states (N, *D), 0 where it is not finite."""
+    if not value.requires_grad:
+        raise ValueError("reward says that it is differentiable, but its values have no gradient; compute it in torch")
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    return gradient.nan_to_num(posinf=0.0, neginf=0.0)
+
+
+def foreseen(i: int, steps: int, lookahead: int) -> list[int]:
+    """Levels between i and the end that a preview of so many steps passes."""
+    taken = min(lookahead, steps - i)
+    return [i + round(k * (steps - i) / taken) for k in range(1, taken)]

@@ -179,7 +179,8 @@ def visible(leg: Leg) -> Tensor:
     """
     if leg.trajectory is None:
         return leg.path.timesteps[:0]
-    return leg.path.timesteps[leg.start : leg.until + 1]
+    levels = [leg.start, *leg.trajectory.levels]
+    return leg.path.timesteps[levels if leg.until < leg.path.steps else levels[:-1]]
 
 
 def _argument(function: Any, self: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:

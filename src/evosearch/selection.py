@@ -26,6 +26,20 @@ def top(reward: Tensor, k: int) -> Tensor:
     return order(reward)[:k]
 
 
+def winners(reward: Tensor, size: int, rng: torch.Generator, temperature: float = 0.0) -> Tensor:
+    """One row of every ``size`` in turn: the best, or one drawn in proportion to exp(reward / temperature).
+
+    Returns:
+        (N / size,) int64 rows.
+    """
+    groups = finite(reward).view(-1, size)
+    if temperature > 0:
+        u = torch.rand(groups.shape, generator=rng, dtype=torch.float64)
+        groups = groups / temperature - (-u.log()).log()  # Gumbel noise makes the greatest a draw
+    first = torch.arange(len(groups)) * size
+    return first + torch.argsort(groups, dim=1, descending=True, stable=True)[:, 0]
+
+
 def tournament(reward: Tensor, n: int, size: int, rng: torch.Generator) -> Tensor:
     """N parents, each the best of ``size`` rows drawn without replacement.
 

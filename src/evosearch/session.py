@@ -22,8 +22,9 @@ from evosearch.progress import Bar
 from evosearch.resolve import budget_of, defaults_of, knobs_of
 from evosearch.result import Gallery, Generation, Result, Scored
 from evosearch.rewards import TensorReward, scores
+from evosearch.sampler import BaseSampler
 from evosearch.store import RunFolder
-from evosearch.types import Genome, Population, Sampler, Search, concat, pictures
+from evosearch.types import Genome, Population, Sampler, Search, concat, nfe_of, pictures
 
 _HOPELESS = 64  # samples without one finite reward, after which there will be none
 
@@ -62,10 +63,11 @@ class Session:
     ) -> None:
         self.own, self.algorithm, self.prompt, self.seed = sampler, algorithm, prompt, seed
         self.generations: list[Generation] = []
+        self._known = set[int]()  # a search may yield at the end again what it has found
         self._bar: Bar | None = None
         limits = budget_of(budget, algorithm, knobs, sampler.steps)
         price = float(getattr(reward, "usd_per_call", 0.0))
-        self._reward_of, self._warm = reward, bool(genomes)
+        self._reward_of = reward
         self.meter, self.gallery = Meter(limits, price), Gallery(thumbnails=thumbnail)
         # Relatives may share their initial noise.
         noises = {int(p.id): p for p in (replay(genome, sampler, until=0) for genome in genomes)}
@@ -73,7 +75,8 @@ class Session:
         self.reward = MeteredReward(reward, prompt, self.meter, self.sampler, self.gallery)
         self.knobs = knobs_of(algorithm, knobs, limits, sampler.steps, self.pace, price)
         self.waves = algorithm.waves(sampler.steps, **self.knobs) if hasattr(algorithm, "waves") else None
-        self.total = algorithm.nfe(sampler.steps, **self.knobs) if hasattr(algorithm, "nfe") else limits.nfe
+        self.total = limits.nfe if self.waves is None else nfe_of(self.waves)
+        self.eta = (defaults_of(algorithm) | self.knobs).get("eta")
         self.settings = _settings(self, budget)
 
     def pace(self) -> Pace:
@@ -110,9 +113,8 @@ class Session:
         """
         status, verdicts, stock = "failed", dict[str, list[float]](), None
         try:
-            if self._warm:
-                self._draw_plain()
             self._search(folder, stop_at, progress)
+            self._draw_plain()
             verdicts = self._judged(judges)
             stock = self._stock(folder) if folder is not None else None
             status = "done"
@@ -146,16 +148,19 @@ class Session:
             for p in self.algorithm(self.sampler, self.reward, rng, **self.knobs):
                 self._record(p, folder)
                 best = self.gallery.best
-                if best is None and self.meter.reward_calls >= _HOPELESS:
+                if self.reward.invalid == self.meter.reward_calls >= _HOPELESS:
                     break
                 if stop_at is not None and best is not None and best.reward >= stop_at:
                     break
         if self.gallery.best is None:
-            raise self._nothing()
+            if self.reward.invalid or not self.meter.budget.time:
+                raise self._nothing()
+            self._offer_plain()  # the clock ended the search before its first sample
 
     def _record(self, p: Population, folder: RunFolder | None) -> None:
-        if p.i != self.own.steps or p.reward is None:
+        if p.i != self.own.steps or p.reward is None or self._known.issuperset(p.id.tolist()):
             return
+        self._known.update(p.id.tolist())
         cost = self.meter.cost
         generation = Generation(p.id.tolist(), p.parent.tolist(), p.reward.tolist(), cost.nfe, cost.seconds)
         self.generations.append(generation)
@@ -187,9 +192,23 @@ class Session:
         return verdicts
 
     def _draw_plain(self) -> None:
-        """The plain sample of this seed, which a warm start does not draw; costs one sample beyond the budget."""
-        finished, _ = self.own.run(self.own.prior(1), self.own.steps, eta=self.knobs.get("eta"))
-        self.gallery.first = self._scored(self.own.decode(finished), int(finished.id), finished.genomes[0])
+        """The plain sample of this seed, unless the search began with it; costs one sample beyond the budget."""
+        if not isinstance(self.own, BaseSampler):
+            return
+        fresh = self.own.rewound().prior(1)
+        if self.gallery.first is None or self.gallery.first.genome != fresh.genomes[0]:
+            finished, _ = self.own.run(fresh, self.own.steps, eta=self.eta)
+            self.gallery.first = self._scored(self.own.decode(finished), int(finished.id), finished.genomes[0])
+
+    def _offer_plain(self) -> None:
+        """Make the plain sample of this seed the best; costs one sample beyond the budget."""
+        fresh = self.own.rewound() if isinstance(self.own, BaseSampler) else self.own
+        finished, _ = self.own.run(fresh.prior(1), self.own.steps, eta=self.eta)
+        samples = (self.own.decode(finished) * 255).round().to(torch.uint8)
+        rewards = scores(self._reward_of, samples.float() / 255, [self.prompt])
+        self.gallery.offer(finished, samples, rewards, self.meter.cost)
+        if self.gallery.best is None:
+            raise self._nothing()
 
     def _stock(self, folder: RunFolder) -> Scored | None:
         """The plain sample as the pipeline's own solver draws it; costs one sample beyond the budget."""
@@ -242,7 +261,7 @@ def _settings(session: Session, budget: Any) -> dict[str, Any]:
         "budget": describe(session.meter.budget),
         "asked": None if budget is None else str(budget),
         "steps": own.steps,
-        "eta": own.eta if session.knobs.get("eta") is None and hasattr(own, "eta") else session.knobs.get("eta"),
+        "eta": own.eta if session.eta is None and hasattr(own, "eta") else session.eta,
         "seed": session.seed,
         "batch_size": own.batch_size,
         "nfe": session.total,

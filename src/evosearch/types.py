@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -18,13 +19,14 @@ class Gene(NamedTuple):
     """One event in the making of a particle; a tuple of them, its genome, is enough to make it again.
 
     Attributes:
-        op: ``prior``, ``branch`` (new noise from here on) or the name of a mutation.
+        op: ``prior``, ``branch`` (new noise from here on), ``given`` (the state as it stands) or a mutation's name.
         level: Level at which it happened.
         id: Identity that the particle took there; a mutation's own noise is keyed by it.
         key: Noise key from there on.
         seed: Run seed of the noise that this event drew.
         rate: Mutation rate, where there is one.
         source: For re-noising, the level that it came from.
+        state: For ``given``, the bytes of the state, (*D) float32.
     """
 
     op: str
@@ -34,6 +36,7 @@ class Gene(NamedTuple):
     seed: int = 0
     rate: float | None = None
     source: int | None = None
+    state: bytes | None = None
 
 
 Genome = tuple[Gene, ...]
@@ -52,6 +55,7 @@ class Population:
         eps: Predicted noise, only where it does not follow from x and x0 (schedulers that clip x0).
         memory: x0 of the level before, (N, *D), for second-order steps.
         reward: (N,) float32; NaN where invalid.
+        log_weight: Logarithm of how much each particle stands for, (N,) float64; None where all stand for the same.
         parent: Id of the particle that a row was made from, (N,) int64; -1 for fresh ones.
         genomes: How each particle came to be, N genomes.
     """
@@ -64,6 +68,7 @@ class Population:
     eps: Tensor | None = None
     memory: Tensor | None = None
     reward: Tensor | None = None
+    log_weight: Tensor | None = None
     parent: Tensor = field(default=None)  # type: ignore[assignment]
     genomes: tuple[Genome, ...] = ()
 
@@ -135,13 +140,22 @@ class Population:
         genomes = tuple((*g, gene) if w else g for g, gene, w in zip(self.genomes, genes, where.tolist(), strict=True))
         return replace(self, id=id, key=key, parent=parent, genomes=genomes)
 
+    def given(self, x: Tensor, rng: torch.Generator) -> Population:
+        """Children at states that no keyed noise has made: their genomes hold them whole, the last one at a level."""
+        child = self.born("given", rng)
+        states = [row.contiguous().numpy().tobytes() for row in x.float()]
+        before = [tuple(g for g in genome if g.op != "given" or g.level < self.i) for genome in self.genomes]
+        latest = [genome[-1]._replace(state=state) for genome, state in zip(child.genomes, states, strict=True)]
+        genomes = tuple((*genes, gene) for genes, gene in zip(before, latest, strict=True))
+        return replace(child.moved(x), genomes=genomes)
+
     def moved(self, x: Tensor, i: int | None = None, **fields: Any) -> Population:
         """The same particles at new states: predictions, solver memory and rewards no longer hold."""
         i = self.i if i is None else i
         return replace(self, x=x, i=i, **{"x0": None, "eps": None, "memory": None, "reward": None, **fields})
 
 
-_ROWS = ("x", "key", "id", "x0", "eps", "memory", "reward", "parent", "genomes")
+_ROWS = ("x", "key", "id", "x0", "eps", "memory", "reward", "log_weight", "parent", "genomes")
 
 
 def concat(*populations: Population) -> Population:
@@ -192,6 +206,11 @@ class Sampler(Protocol):
         """Particles in one pass of the model."""
         ...
 
+    @property
+    def edits(self) -> bool:
+        """Whether the pipeline has been seen to edit states between steps."""
+        ...
+
     def prior(self, n: int) -> Population:
         """Make n fresh particles at level 0."""
         ...
@@ -204,17 +223,24 @@ class Sampler(Protocol):
         """Fill x0. Costs one NFE a particle; nothing where x0 is set."""
         ...
 
-    def step(self, p: Population, eta: float | None = None, noise: Tensor | None = None) -> Population:
-        """Take predicted particles one level on. Arithmetic."""
+    def step(
+        self, p: Population, eta: float | None = None, noise: Tensor | None = None, to: int | None = None
+    ) -> Population:
+        """Take predicted particles one level on, or further. Arithmetic."""
         ...
 
     def run(
-        self, p: Population, until: int, keep: Sequence[int] = (), eta: float | None = None
+        self,
+        p: Population,
+        until: int,
+        keep: Sequence[int] = (),
+        eta: float | None = None,
+        through: Sequence[int] | None = None,
     ) -> tuple[Population, dict[int, Population]]:
-        """Denoise up to a level; also return the states, with x0, at the levels in ``keep``."""
+        """Denoise up to a level, all levels or those in ``through``; also return the states at those in ``keep``."""
         ...
 
-    def cost(self, p: Population, until: int) -> int:
+    def cost(self, p: Population, until: int, through: Sequence[int] | None = None) -> int:
         """NFE that `run` to this level will take."""
         ...
 
@@ -226,8 +252,20 @@ class Sampler(Protocol):
         """Finished states, or the x0 of predicted ones, as (N, [F,] 3, H, W) in [0, 1]."""
         ...
 
+    def grad(self) -> AbstractContextManager[None]:
+        """Within, what is run and decoded has a gradient in the states that it came from."""
+        ...
+
     def noise(self, keys: Tensor, level: int, purpose: str) -> Tensor:
         """Keyed unit Gaussian noise, (N, *D)."""
+        ...
+
+    def to_grid(self, x: Tensor) -> Tensor:
+        """States as (N, C, [F,] H, W); ValueError where they have no such form."""
+        ...
+
+    def from_grid(self, x: Tensor) -> Tensor:
+        """The inverse of `to_grid`."""
         ...
 
 
@@ -240,48 +278,106 @@ class Reward(Protocol):
 
 
 class Wave(NamedTuple):
-    """What a search asks for at a time: so many particles, each denoised for so many steps and then scored."""
+    """What a search asks for at a time: so many particles, each denoised for so many steps and then scored, or not."""
 
     particles: int
     steps: int
+    scored: bool = True
 
 
 class Search(Protocol):
-    """A generator function over populations that declares its cost."""
+    """A generator function over populations that declares its cost; see `search`."""
 
     __name__: str
     waves: Callable[..., list[Wave]]
-    nfe: Callable[..., int]
+    nfe: Callable[..., int | tuple[int, int]]
     fit: Callable[..., dict[str, Any]]
     anytime: bool
+    space: str
+    needs: tuple[str, ...]
 
     def __call__(self, sampler: Sampler, reward: Reward, rng: torch.Generator, /, **knobs: Any) -> Iterator[Population]:
         """Search; see `evosearch.searches`."""
         ...
 
 
+def nfe_of(waves: Iterable[Wave]) -> int:
+    """NFE that these take."""
+    return sum(wave.particles * wave.steps for wave in waves)
+
+
 _F = TypeVar("_F", bound=Callable[..., Iterator[Population]])
 
 
+SPACES = ("noise", "trajectory", "guidance", "gradient")
+NEEDS = ("SDE", "gradient", "previews", "grid")
+
+
 def search(
-    *, waves: Callable[..., list[Wave]], fit: Callable[..., dict[str, Any]], anytime: bool = False
+    *,
+    waves: Callable[..., list[Wave]],
+    fit: str | Callable[..., dict[str, Any]],
+    space: str,
+    least: Callable[..., list[Wave]] | None = None,
+    needs: Sequence[str] = (),
+    anytime: bool = False,
 ) -> Callable[[_F], _F]:
-    """Declare what a search costs; its ``nfe(steps, **knobs)`` follows.
+    """Declare what a search costs and needs; its ``nfe(steps, **knobs)`` follows.
 
     Args:
-        waves: ``waves(steps, **knobs)``, all that the search asks for, in order; ValueError where a knob is wrong.
+        waves: ``waves(steps, **knobs)``, all that the search asks for at the most, in order; ValueError where a knob is
+            wrong.
         fit: ``fit(steps, budget, **given)``, the knobs that are not given, such that they fill a budget of NFE;
-            ValueError if it is too small.
+            ValueError if it is too small. A name stands for the one knob that grows with the budget, from 1.
+        space: Where it searches: ``noise``, ``trajectory``, ``guidance`` or ``gradient``.
+        least: The waves of its cheapest course, where what it finds decides how much it asks for.
+        needs: What else it must have: ``SDE``, ``gradient``, ``previews`` (it scores x0), ``grid``.
         anytime: Whether being cut short costs no more than the micro-batch at hand.
     """
 
-    def nfe(steps: int, **knobs: Any) -> int:
-        """NFE of a search with these knobs."""
-        return sum(wave.particles * wave.steps for wave in waves(steps, **knobs))
+    def nfe(steps: int, **knobs: Any) -> int | tuple[int, int]:
+        """NFE of a search with these knobs: a number, or the least and the most."""
+        most = nfe_of(waves(steps, **knobs))
+        return most if least is None else (nfe_of(least(steps, **knobs)), most)
+
+    if space not in SPACES:
+        raise ValueError(f"space must be one of {', '.join(SPACES)}, got {space!r}")
+    if isinstance(needs, str) or not set(needs) <= set(NEEDS):
+        raise ValueError(f"needs must be a list of some of {', '.join(NEEDS)}, got {needs!r}")
 
     def declare(function: _F) -> _F:
         declared = cast(Any, function)
-        declared.waves, declared.nfe, declared.fit, declared.anytime = waves, nfe, fit, anytime
+        declared.waves, declared.nfe, declared.anytime = waves, nfe, anytime
+        declared.fit = fill(function.__name__, waves, fit) if isinstance(fit, str) else fit
+        declared.space, declared.needs = space, tuple(needs)
         return function
 
     return declare
+
+
+def fill(name: str, waves: Callable[..., list[Wave]], knob: str, **others: Any) -> Callable[..., dict[str, Any]]:
+    """A ``fit`` that makes one knob as large as the budget allows, from 1.
+
+    Args:
+        name: Of the search.
+        waves: Its waves, which grow with the knob.
+        knob: Name of the knob.
+        **others: Knobs that it sets, too, where they are not given.
+    """
+
+    def fit(steps: int, budget: int, **given: Any) -> dict[str, Any]:
+        def cost(size: int) -> int:
+            return nfe_of(waves(steps, **{**others, **given, knob: size}))
+
+        if cost(1) > budget:
+            raise ValueError(f"budget must be at least {cost(1)} NFE for {name} in {steps} steps; got {budget}")
+        size = 1
+        while cost(size) < cost(2 * size) <= budget:
+            size *= 2
+        more = size // 2
+        while more:
+            size += more if cost(size + more) <= budget else 0
+            more //= 2
+        return {value: v for value, v in {**others, knob: size}.items() if value not in given}
+
+    return fit

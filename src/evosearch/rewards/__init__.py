@@ -84,7 +84,7 @@ def named(rewards: Iterable[Any]) -> dict[str, TensorReward]:
 
 
 def scores(reward: TensorReward, samples: Tensor, prompts: list[str], name: str = "") -> Tensor:
-    """What a reward says of samples, (N,) float32 on the CPU.
+    """What a reward says of samples, (N,) float32 on the CPU; with a gradient where the samples have one.
 
     Raises:
         ValueError: It does not return one number a sample.
@@ -92,14 +92,14 @@ def scores(reward: TensorReward, samples: Tensor, prompts: list[str], name: str 
     given = reward(samples, prompts)
     who = f"reward {name}".strip()
     try:
-        values = torch.as_tensor(given).detach().float().cpu()
+        values = torch.as_tensor(given).float().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{who} must return one number a sample, got {given!r}") from None
     if values.shape != (len(samples),):
         raise ValueError(
             f"{who} must return one value a sample: expected shape ({len(samples)},), got {tuple(values.shape)}"
         )
-    return values
+    return values if samples.requires_grad else values.detach()
 
 
 class Weighted:
@@ -111,6 +111,7 @@ class Weighted:
 
     def __init__(self, parts: list[tuple[TensorReward, float]]) -> None:
         self._parts = parts
+        self.differentiable = all(getattr(part, "differentiable", False) for part, _ in parts)
         self.usd_per_call = sum(float(getattr(part, "usd_per_call", 0.0)) for part, _ in parts)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:

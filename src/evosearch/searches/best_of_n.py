@@ -16,21 +16,14 @@ def _waves(steps: int, *, n: int, **_: Any) -> list[Wave]:
     return [Wave(whole_number("n", n, 1), steps)]
 
 
-def _fit(steps: int, budget: int, **_: Any) -> dict[str, Any]:
-    if budget < steps:
-        raise ValueError(
-            f"budget must be at least {steps} NFE, one sample of {steps} steps, for best_of_n; got {budget}"
-        )
-    return {"n": budget // steps}
-
-
-@search(waves=_waves, fit=_fit, anytime=True)
+@search(waves=_waves, fit="n", space="noise", anytime=True)
 def best_of_n(
     sampler: Sampler, reward: Reward, rng: torch.Generator, *, n: int, eta: float | None = None
 ) -> Iterator[Population]:
     """Draw n samples and keep the best.
 
     NFE: n · steps.
+    Rewards: n.
 
     Args:
         sampler: The model with its prompt.

@@ -28,14 +28,16 @@ from typing import Any
 
 import torch
 
-from evosearch.checks import share, whole_number, whole_numbers
-from evosearch.mutation import OPERATORS, mutate
+from evosearch.checks import one_of, share, whole_number, whole_numbers
+from evosearch.mutation import mutate
 from evosearch.scoring import score
 from evosearch.selection import tournament as tournament_of
-from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+from evosearch.types import Population, Reward, Sampler, Wave, concat, nfe_of, search
+
+_MUTATIONS = ("level_preserving", "additive", "renoise")
 
 
-def _waves(
+def waves_of(
     steps: int,
     *,
     schedule: Sequence[int],
@@ -66,8 +68,7 @@ def _waves(
         )
     share("rate", rate)
     whole_number("tournament", tournament, 1)
-    if mutation not in (*OPERATORS, "renoise"):
-        raise ValueError(f"mutation must be one of {', '.join((*OPERATORS, 'renoise'))}, got {mutation!r}")
+    one_of("mutation", mutation, _MUTATIONS)
     if whole_number("span", span, 0) < 1 and mutation == "renoise":
         raise ValueError(f"span must be at least 1 for mutation='renoise', got {span}")
     if not isinstance(inherit_noise, bool):
@@ -77,30 +78,42 @@ def _waves(
     return [Wave(sizes[0], steps), *bred]
 
 
-def _fit(steps: int, budget: int, **given: Any) -> dict[str, Any]:
-    """The paper's rules: uniform schedule, first population twice the others; 4 generations, or as many as fit."""
-    if "sizes" in given:
-        generations = len(whole_numbers("sizes", given["sizes"])) - 1
-        schedule = _uniform(steps, whole_number("the generations that sizes name", generations, 1))
-        if (need := _cost(steps, {"schedule": schedule, **given})) > budget:
-            raise ValueError(f"budget must be at least {need} NFE for these sizes in {steps} steps; got {budget}")
-        return {"schedule": schedule}
-    schedules = [_uniform(steps, generations) for generations in range(min(4, steps), 0, -1)]
-    if "schedule" in given:
-        schedules = [whole_numbers("schedule", given["schedule"])]
-    need, elites = 0, whole_number("elites", given.get("elites", 0), 0)
-    for schedule in schedules:
-        # Generations of fewer than 5 are not worth their while, unless there is but one, or no choice.
-        size = max(2 if len(schedules) == 1 or len(schedule) == 1 else 5, elites + 1)
-        need = _cost(steps, _sized(schedule, size, given))
-        if need > budget:
-            continue
-        while _cost(steps, _sized(schedule, size + 1, given)) <= budget:
-            size += 1
-        knobs = _sized(schedule, size, given)
-        knobs["sizes"][0] += (budget - _cost(steps, _sized(schedule, size, given))) // steps
-        return {name: value for name, value in knobs.items() if name not in given}
-    raise ValueError(f"budget must be at least {need} NFE for evosearch in {steps} steps; got {budget}")
+def rules(name: str, waves: Any) -> Any:
+    """The paper's rules as a ``fit``: uniform schedule, first population twice the others; 4 generations, or what fits.
+
+    Args:
+        name: Of the search.
+        waves: Its waves.
+    """
+
+    def cost(steps: int, schedule: Sequence[int], size: int, given: dict[str, Any]) -> int:
+        return nfe_of(waves(steps, **_sized(schedule, size, given)))
+
+    def fit(steps: int, budget: int, **given: Any) -> dict[str, Any]:
+        if "sizes" in given:
+            generations = len(whole_numbers("sizes", given["sizes"])) - 1
+            schedule = _uniform(steps, whole_number("the generations that sizes name", generations, 1))
+            if (need := nfe_of(waves(steps, **{"schedule": schedule, **given}))) > budget:
+                raise ValueError(f"budget must be at least {need} NFE for these sizes in {steps} steps; got {budget}")
+            return {"schedule": schedule}
+        schedules = [_uniform(steps, generations) for generations in range(min(4, steps), 0, -1)]
+        if "schedule" in given:
+            schedules = [whole_numbers("schedule", given["schedule"])]
+        need, elites = 0, whole_number("elites", given.get("elites", 0), 0)
+        for schedule in schedules:
+            # Generations of fewer than 5 are not worth their while, unless there is but one, or no choice.
+            size = max(2 if len(schedules) == 1 or len(schedule) == 1 else 5, elites + 1)
+            need = cost(steps, schedule, size, given)
+            if need > budget:
+                continue
+            while cost(steps, schedule, size + 1, given) <= budget:
+                size += 1
+            knobs = _sized(schedule, size, given)
+            knobs["sizes"][0] += (budget - cost(steps, schedule, size, given)) // steps
+            return {knob: value for knob, value in knobs.items() if knob not in given}
+        raise ValueError(f"budget must be at least {need} NFE for {name} in {steps} steps; got {budget}")
+
+    return fit
 
 
 def _uniform(steps: int, generations: int) -> list[int]:
@@ -112,11 +125,7 @@ def _sized(schedule: Sequence[int], size: int, given: dict[str, Any]) -> dict[st
     return {"schedule": schedule, "sizes": sizes, "elites": max(1, size // 5), **given}
 
 
-def _cost(steps: int, knobs: dict[str, Any]) -> int:
-    return sum(wave.particles * wave.steps for wave in _waves(steps, **knobs))
-
-
-@search(waves=_waves, fit=_fit)
+@search(waves=waves_of, fit=rules("evosearch", waves_of), space="trajectory")
 def evosearch(
     sampler: Sampler,
     reward: Reward,
@@ -134,7 +143,8 @@ def evosearch(
 ) -> Iterator[Population]:
     """Evolve noises first, then states further and further along the trajectory.
 
-    NFE: K_0 · steps + Σ_g (K_{g+1} - elites) · (steps - s_g).
+    NFE: K_0 · steps + Σ_g (K_{g+1} - elites) · (steps - s_g); by renoise · (steps - max(0, s_g - span)).
+    Rewards: K_0 + Σ_g (K_{g+1} - elites).
 
     Args:
         sampler: The model with its prompt.
@@ -154,7 +164,7 @@ def evosearch(
     Yields:
         Each generation's children, finished; the first population to begin with.
     """
-    _waves(sampler.steps, schedule=schedule, sizes=sizes, elites=elites, rate=rate, tournament=tournament,
+    waves_of(sampler.steps, schedule=schedule, sizes=sizes, elites=elites, rate=rate, tournament=tournament,
            mutation=mutation, span=span, inherit_noise=inherit_noise)  # fmt: skip
     pools: dict[int, list[Population]] = {s: [] for s in schedule}  # all states seen at s, with their final rewards
     p = sampler.prior(sizes[0])
