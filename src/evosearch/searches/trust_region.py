@@ -1,0 +1,108 @@
+"""Trust-region search: boxes around the best noises, which grow with success and shrink with failure.
+
+Schweiger, Cremers, Ram (2026), "Trust-Region Noise Search for Black-Box Alignment of Diffusion and Flow Models",
+arXiv:2603.14504.
+
+Differs from the paper:
+- offsets are uniform, not Sobol: in thousands of dimensions a low-discrepancy sequence is hardly better;
+- a region succeeds where one of its samples beats its own centre.
+
+Differs from the released code:
+- widths and their factor are the paper's (.8 and 1.5), and candidates that do not divide evenly go round the regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from evosearch.checks import share, whole_number
+from evosearch.scoring import score
+from evosearch.selection import finite, top
+from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+
+_WIDTH, _NARROWEST, _WIDEST = 0.8, 0.05, 2.4  # in standard deviations of the noise
+_FACTOR, _PATIENCE = 1.5, 3  # how much wider or narrower, after so many successes or failures in a row
+_FEWEST, _MOST = 0.1, 0.9  # share of the coordinates that a candidate changes
+
+
+def _waves(steps: int, *, n: int, regions: int = 15, batch: int = 20, warm_up: float = 0.2, **_: Any) -> list[Wave]:
+    whole_number("n", n, 1)
+    whole_number("regions", regions, 1)
+    whole_number("batch", batch, 1)
+    share("warm_up", warm_up)
+    first = max(1, round(warm_up * n))
+    rounds, rest = divmod(n - first, batch)
+    return [Wave(size, steps) for size in (first, *[batch] * rounds, rest) if size]
+
+
+@search(waves=_waves, fit="n", space="noise")
+def trust_region(
+    sampler: Sampler,
+    reward: Reward,
+    rng: torch.Generator,
+    *,
+    n: int,
+    regions: int = 15,
+    batch: int = 20,
+    warm_up: float = 0.2,
+    eta: float | None = 0.0,
+) -> Iterator[Population]:
+    """Try noises in boxes around the best ones.
+
+    NFE: n · steps.
+    Rewards: n.
+
+    Args:
+        sampler: The model with its prompt.
+        reward: What to maximise.
+        rng: Draws boxes' coordinates and ids.
+        n: Samples in all.
+        regions: Boxes; the paper's k.
+        batch: Candidates between two looks at the rewards; the paper's B.
+        warm_up: Share of plain samples to begin with.
+        eta: 0 = ODE, which the search needs: above, a noise has no reward of its own.
+
+    Yields:
+        The plain samples, then each round's.
+    """
+    first, *rounds = _waves(sampler.steps, n=n, regions=regions, batch=batch, warm_up=warm_up)
+    noise, centres = sampler.prior(first.particles), None
+    widths = torch.full((regions,), _WIDTH)
+    streak = torch.zeros(regions, dtype=torch.int64)  # successes in a row, or failures where negative
+    for wave in (*rounds, None):
+        finished = score(sampler.run(noise, sampler.steps, eta=eta)[0], sampler, reward)
+        yield finished
+        if wave is None:
+            return
+        tried = replace(noise, reward=finished.reward)
+        if centres is not None:
+            streak, widths = _adapted(streak, widths, centres, tried)
+        pool = tried if centres is None else concat(centres, tried)
+        assert pool.reward is not None
+        centres = pool[top(pool.reward, regions)]
+        parents = centres[torch.arange(wave.particles) % len(centres)]
+        width = widths[torch.arange(wave.particles) % len(centres)].view(-1, *[1] * (noise.x.ndim - 1))
+        share_of = torch.empty(width.shape).uniform_(_FEWEST, _MOST, generator=rng)
+        chosen = torch.rand(parents.x.shape, generator=rng) < share_of
+        offset = torch.rand(parents.x.shape, generator=rng) - 0.5
+        noise = parents.given(parents.x + torch.where(chosen, width * offset, 0.0), rng)
+
+
+def _adapted(
+    streak: torch.Tensor, widths: torch.Tensor, centres: Population, tried: Population
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Streaks and widths after a round: a region succeeds where one of its candidates beats its centre."""
+    assert centres.reward is not None and tried.reward is not None
+    region = torch.arange(len(tried)) % len(centres)
+    better = finite(tried.reward) > finite(centres.reward)[region]
+    held = torch.arange(len(widths)) < min(len(centres), len(tried))
+    won = torch.zeros(len(widths), dtype=torch.bool)
+    won[region[better]] = True
+    streak = torch.where(won, streak.clamp(min=0) + 1, streak.clamp(max=0) - 1) * held
+    widths = torch.where(streak == _PATIENCE, widths * _FACTOR, widths)
+    widths = torch.where(streak == -_PATIENCE, widths / _FACTOR, widths).clamp(_NARROWEST, _WIDEST)
+    return torch.where(streak.abs() == _PATIENCE, 0, streak), widths
