@@ -234,7 +234,9 @@ def test_what_python_objects_to_in_our_code_is_a_defect(monkeypatch):
 
 
 def test_ctrl_c_keeps_what_was_found(here):
-    listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background is deaf
+    listens = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background is deaf
+    )
     run = "import torch; torch.set_num_threads(1); from evosearch.cli import app; app()"
     command = [sys.executable, "-c", f"{listens}; {run}"]
     asked = ["generate", "a blue star", "--algorithm", "best_of_n", "--budget", "100000x", "--steps", "2"]
@@ -267,9 +269,16 @@ def test_list_names_everything():
     ):
         assert re.search(rf"^{re.escape(name)} +\S", out, re.MULTILINE)
     assert re.search(
-        r"^best_of_n +Draw n samples and keep the best\.\n +NFE: n · steps\.\n +/.*/best_of_n\.py$", out, re.M
+        r"^best_of_n +Draw n samples and keep the best\.\n +noise space\n +NFE: n · steps\n +rewards: n\n"
+        r" +/.*/searches/best_of_n\.py$",
+        out,
+        re.M,
     )
     assert "best_of_n" not in evosearch("list", "rewards").stdout
+
+
+def test_the_page_of_searches_is_no_page_of_rewards():
+    refused("--markdown writes the page of the searches, there is none of the rewards", "list", "rewards", "--markdown")
 
 
 def test_a_benchmark_that_is_done_runs_nothing_and_shows_its_table():

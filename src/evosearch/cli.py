@@ -299,8 +299,17 @@ app.add_typer(bench, name="bench")
 @app.command("list")
 def list_(
     what: Annotated[Literal["searches", "rewards", "models"] | None, typer.Argument(help="All by default.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The searches as the page docs/searches.md.")] = False,
 ) -> None:
     """List the searches, the rewards or the models, with their files and what suits them."""
+    if markdown:
+        from evosearch.catalogue import page
+
+        if what not in (None, "searches"):
+            raise ValueError(f"--markdown writes the page of the searches, there is none of the {what}; leave it out")
+
+        typer.echo(page(), nl=False)
+        return
     kinds = {"searches": _searches, "rewards": _rewards, "models": _models}
     for kind in [what] if what else kinds:
         if what is None:
@@ -311,9 +320,21 @@ def list_(
 
 
 def _searches() -> list[list[str]]:
-    from evosearch import searches
+    from evosearch.catalogue import entries
 
-    return [_described(name, getattr(searches, name)) for name in searches.__all__]
+    package = Path(__file__).parent
+    return [
+        [
+            entry.name,
+            entry.purpose,
+            "; ".join(filter(None, [", ".join(f"arXiv:{paper}" for paper in entry.papers), f"{entry.space} space"]))
+            + (f"; needs {', '.join(entry.needs)}" if entry.needs else ""),
+            f"NFE: {entry.nfe}",
+            f"rewards: {entry.rewards}",
+            str(package / entry.file),
+        ]
+        for entry in entries()
+    ]
 
 
 def _rewards() -> list[list[str]]:
@@ -344,6 +365,5 @@ def _suited(call: dict[str, Any]) -> str:
 
 
 def _described(name: str, thing: Any) -> list[str]:
-    """Name, first line of the docstring, its NFE line where it has one, and the file."""
-    first, *rest = inspect.cleandoc(thing.__doc__ or "").splitlines()
-    return [name, first, *(line for line in rest if line.startswith("NFE:")), inspect.getsourcefile(thing) or ""]
+    """Name, first line of the docstring, and the file."""
+    return [name, inspect.cleandoc(thing.__doc__ or "").splitlines()[0], inspect.getsourcefile(thing) or ""]
