@@ -9,6 +9,7 @@ import torch
 
 from evosearch.bench import compare, device, saturation
 from evosearch.bench.cells import fingerprint, missing, read
+from evosearch.bench.overhead import overhead
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
 from evosearch.models import BUNDLED
@@ -324,3 +325,13 @@ def test_pools_of_saturation_resume(tmp_path, monkeypatch):
     assert list(saturation.run(todo, tmp_path, "shapes-diffusion")) == todo
     assert list(saturation.run(todo, tmp_path, "shapes-diffusion")) == []
     assert [len(row["rewards"]) for row in read(tmp_path)] == [10, 10]
+
+
+@pytest.mark.parametrize("algorithm", ["best_of_n", "svdd"])
+def test_overhead_is_over_as_many_nfe_and_decodes(algorithm):
+    found = overhead(algorithm=algorithm, n=2, steps=3, runs=1)
+    assert found.nfe == (1 if algorithm == "best_of_n" else 5 / 6)  # 1 + 2 children in each of two steps
+    assert found.decodes == (1 if algorithm == "best_of_n" else 5 / 2)
+    expected = found.nfe * found.steps[0] + found.decodes * found.decode[0]
+    assert found.ratio == pytest.approx(found.search[0] / expected)
+    assert 0.2 < found.ratio < 20

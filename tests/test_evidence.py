@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from evosearch.bench import compare, saturation
+from evosearch.bench import claims, compare, saturation, toy
 from evosearch.bench.cells import read
 
 DOCS = Path(__file__).parents[1] / "docs"
 EVIDENCE = DOCS / "evidence"
-PAGE = (DOCS / "evosearch-vs-best-of-n.md").read_text()
+PAGE, PLANE = ((DOCS / name).read_text() for name in ("evosearch-vs-best-of-n.md", "toy.md"))
 FOLDERS = sorted(EVIDENCE.glob("compare/*"))
 
 
@@ -39,3 +39,18 @@ def test_every_interval_is_one_that_is_printed():
     intervals = set(re.findall(r"[+-]\d\.\d{4} \([^)]*\)", PAGE))
     assert len(intervals) > 30
     assert not {interval for interval in intervals if not any(interval in table for table in tables)}
+
+
+@pytest.mark.parametrize("reward", toy.REWARDS)
+def test_tables_of_the_plane(reward):
+    rows = read(EVIDENCE / "toy")
+    assert {(row["method"], row["reward"], row["seed"]) for row in rows} == {
+        (cell.method, cell.reward, cell.seed) for cell in toy.all_cells()
+    }
+    assert toy.table(rows, reward) in PLANE
+
+
+def test_table_of_the_claims():
+    rows = read(EVIDENCE / "claims")
+    assert len(rows) == len(claims.all_cells())
+    assert claims.table(rows) in PLANE

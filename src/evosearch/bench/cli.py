@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,25 +18,29 @@ Part = Annotated[str, typer.Option(help="k/n: the k-th of n processes that share
 Results = Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of this process.")]
 Table = Annotated[bool, typer.Option("--table", help="Print the table of what is there, run nothing.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one a core]")]
 Precision = Annotated[str, typer.Option(help="Precision of the model: float32 or bfloat16.")]
 
 
 @app.command()
 def overhead(
     model: Model = "shapes-diffusion",
-    n: Annotated[int, typer.Option(min=1, help="Samples, in one batch.")] = 16,
+    algorithm: Annotated[str, typer.Option(help="A search.")] = "best_of_n",
+    n: Annotated[int, typer.Option(min=1, help="Samples of the stock pipeline, in one batch.")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 5,
 ) -> None:
-    """Time best-of-N against the stock pipeline with the same batch, steps and decode."""
+    """Time a search against the stock pipeline for as many NFE and decodes, in the same batches."""
     from evosearch.bench.overhead import overhead as measure
 
     hush()
-    typer.echo(f"bill: {2 * (runs + 1) * n * steps} NFE")
-    found = measure(model, n=n, steps=steps, runs=runs)
-    for name, seconds in (("best_of_n", found.search), ("stock pipeline", found.stock)):
+    typer.echo(f"bill: {((2 * runs + 3) * steps + (runs + 1) * 4) * n} NFE")
+    found = measure(model, algorithm=algorithm, n=n, steps=steps, runs=runs)
+    shown = ((algorithm, found.search), ("stock pipeline", found.steps), ("its decoding", found.decode))
+    for name, seconds in shown:
         typer.echo(f"{name:15} " + "  ".join(f"{s:.2f}" for s in seconds) + " s")
-    typer.echo(f"ratio of medians {found.ratio:.3f}, {found.nfe_per_second:.0f} NFE/s")
+    typer.echo(f"expected of {found.nfe:.2f} times its NFE and {found.decodes:.2f} its decodes: {found.expected:.2f} s")
+    typer.echo(f"ratio {found.ratio:.3f}, {found.nfe_per_second:.0f} NFE/s")
 
 
 @app.command()
@@ -98,6 +103,47 @@ def saturation(
         for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
             typer.echo(cell.prompt)
     typer.echo(recipe.table(_results(out)))
+
+
+@app.command()
+def claims(out: Results = Path("runs/claims"), table: Table = False, workers: Workers = None) -> None:
+    """What the papers say of their searches, on the toy mixture: a difference and its interval for each claim."""
+    from evosearch.bench import claims as recipe
+    from evosearch.bench.cells import missing, read
+
+    if not table:
+        todo = recipe.all_cells()
+        left = missing(todo, read(out))
+        typer.echo(
+            f"bill: {len(left)} of {len(todo)} claims are left, {recipe.SEEDS} seeds of the toy mixture each; minutes"
+        )
+        for done, cell in enumerate(recipe.run(todo, out, workers), 1):
+            typer.echo(f"{done:3} of {len(left)}  {cell.search}, {cell.world}: {cell.says}")
+    typer.echo(recipe.table(_results(out)))
+
+
+@app.command()
+def toy(out: Results = Path("runs/toy"), table: Table = False, workers: Workers = None) -> None:
+    """Searches and fine-tuning in the plane, against the exact target: tables, and a figure for each reward."""
+    from evosearch.bench import toy as recipe
+    from evosearch.bench.cells import missing, read
+    from evosearch.bench.toy_figure import figure
+
+    if find_spec("matplotlib") is None:
+        raise ValueError("bench toy needs matplotlib for its figures; install it with: pip install 'evosearch[bench]'")
+    if not table:
+        todo = recipe.all_cells()
+        left = missing(todo, read(out))
+        typer.echo(
+            f"bill: {len(left)} of {len(todo)} clouds are left, {recipe.bill(left):,} NFE of the toy mixture; minutes"
+        )
+        for done, cell in enumerate(recipe.run(todo, out, workers), 1):
+            typer.echo(f"{done:4} of {len(left)}  {cell.reward}, seed {cell.seed}: {cell.method}")
+    rows = _results(out)
+    for reward in recipe.REWARDS:
+        typer.echo(f"\n{reward}:\n{recipe.table(rows, reward)}")
+        figure(rows, reward).savefig(out / f"{reward}.png", dpi=120)
+        typer.echo(f"saved {out / reward}.png")
 
 
 @app.command()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 
 class Interval(NamedTuple):
@@ -35,3 +36,16 @@ def clustered_mean(groups: Mapping[str, Sequence[float]], resamples: int = 10_00
     means = totals[draws].sum(1) / counts[draws].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(totals.sum() / counts.sum()), float(low), float(high))
+
+
+def small_mean(values: Sequence[float]) -> Interval:
+    """Mean of a few independent values, with an interval by Student's distribution; of one, no interval.
+
+    >>> small_mean([1.0, 2.0, 3.0]).mean
+    2.0
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean, mean, mean)
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return Interval(mean, mean - half, mean + half)
