@@ -306,6 +306,12 @@ def nfe_of(waves: Iterable[Wave]) -> int:
     return sum(wave.particles * wave.steps for wave in waves)
 
 
+def in_rounds(steps: int, n: int, batch: int, first: int = 1) -> list[Wave]:
+    """Waves of n whole trajectories: the first so many, then a batch at a time."""
+    rounds, rest = divmod(n - first, batch)
+    return [Wave(size, steps) for size in (first, *[batch] * rounds, rest) if size]
+
+
 _F = TypeVar("_F", bound=Callable[..., Iterator[Population]])
 
 

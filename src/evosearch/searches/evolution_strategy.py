@@ -25,7 +25,7 @@ from evosearch.bands import block_of, coarse, with_coarse
 from evosearch.checks import above_zero, one_of, whole_number
 from evosearch.mutation import noise_of
 from evosearch.selection import finite
-from evosearch.types import Population, Reward, Sampler, Wave, search
+from evosearch.types import Population, Reward, Sampler, Wave, in_rounds, search
 
 OPTIMISERS = ("sep_cma", "cma", "ribs")
 _NICHES = 8  # of each measure
@@ -39,8 +39,7 @@ def _waves(
     whole_number("cells", cells, 1)
     whole_number("batch", batch, 2)
     above_zero("spread", spread)
-    rounds, rest = divmod(n - 1, batch)
-    return [Wave(size, steps) for size in (1, *[batch] * rounds, rest) if size]
+    return in_rounds(steps, n, batch)
 
 
 @search(waves=_waves, fit="n", space="noise", needs=("grid",))

@@ -24,7 +24,7 @@ from evosearch.checks import at_least_zero, whole_number
 from evosearch.mutation import noise_of
 from evosearch.scoring import score
 from evosearch.selection import top
-from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+from evosearch.types import Population, Reward, Sampler, Wave, concat, in_rounds, search
 
 
 def _waves(
@@ -33,8 +33,7 @@ def _waves(
     for name, value in (("n", n), ("cells", cells), ("batch", batch), ("elites", elites)):
         whole_number(name, value, 1)
     at_least_zero("floor", floor)
-    rounds, rest = divmod(n - 1, batch)
-    return [Wave(size, steps) for size in (1, *[batch] * rounds, rest) if size]
+    return in_rounds(steps, n, batch)
 
 
 @search(waves=_waves, fit="n", space="noise", needs=("grid",))

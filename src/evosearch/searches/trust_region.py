@@ -22,7 +22,7 @@ import torch
 from evosearch.checks import share, whole_number
 from evosearch.scoring import score
 from evosearch.selection import finite, top
-from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+from evosearch.types import Population, Reward, Sampler, Wave, concat, in_rounds, search
 
 _WIDTH, _NARROWEST, _WIDEST = 0.8, 0.05, 2.4  # in standard deviations of the noise
 _FACTOR, _PATIENCE = 1.5, 3  # how much wider or narrower, after so many successes or failures in a row
@@ -34,9 +34,7 @@ def _waves(steps: int, *, n: int, regions: int = 15, batch: int = 20, warm_up: f
     whole_number("regions", regions, 1)
     whole_number("batch", batch, 1)
     share("warm_up", warm_up)
-    first = max(1, round(warm_up * n))
-    rounds, rest = divmod(n - first, batch)
-    return [Wave(size, steps) for size in (first, *[batch] * rounds, rest) if size]
+    return in_rounds(steps, n, batch, first=max(1, round(warm_up * n)))
 
 
 @search(waves=_waves, fit="n", space="noise")

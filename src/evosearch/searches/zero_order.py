@@ -20,15 +20,14 @@ from evosearch.checks import share, whole_number
 from evosearch.mutation import mutate
 from evosearch.scoring import score
 from evosearch.selection import top
-from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+from evosearch.types import Population, Reward, Sampler, Wave, concat, in_rounds, search
 
 
 def _waves(steps: int, *, n: int, neighbours: int = 4, rate: float = 0.31, **_: Any) -> list[Wave]:
     whole_number("n", n, 1)
     whole_number("neighbours", neighbours, 1)
     share("rate", rate)
-    rounds, rest = divmod(n - 1, neighbours)
-    return [Wave(size, steps) for size in (1, *[neighbours] * rounds, rest) if size]
+    return in_rounds(steps, n, neighbours)
 
 
 @search(waves=_waves, fit="n", space="noise", anytime=True)
