@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from evosearch import models
 
 MODELS = Path(models.__file__).parent
 C = TypeVar("C")  # a dataclass, whose fields name a cell
+R = TypeVar("R")
 
 
 class Cells:
@@ -54,6 +59,18 @@ class Cells:
         """Keep what a cell found."""
         with self._path.open("a") as lines:
             lines.write(json.dumps(asdict(cell) | self._facts | found) + "\n")
+
+
+def spread(missing: Sequence[C], work: Callable[[C], tuple[C, R]], workers: int | None) -> Iterator[tuple[C, R]]:
+    """Each cell with what ``work`` finds of it, in the order in which processes are done; one a core by default."""
+    with get_context("spawn").Pool(workers, _alone) as pool:
+        yield from pool.imap_unordered(work, missing)
+
+
+def _alone() -> None:
+    """A process leaves Ctrl-C to its parent and uses one core."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
 
 
 def missing(todo: Sequence[C], rows: Sequence[dict[str, Any]]) -> list[C]:

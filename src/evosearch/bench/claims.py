@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from evosearch.bench import toy
-from evosearch.bench.cells import Cells
+from evosearch.bench.cells import Cells, spread
 from evosearch.bench.statistics import small_mean
 from evosearch.path import NoisePath
 from evosearch.sampler import DenoiserSampler
@@ -183,10 +182,9 @@ def run(todo: Sequence[Cell], out: Path, workers: int | None = None) -> Iterator
     cells = Cells(out, facts)
     if not (missing := cells.missing(todo)):
         return
-    with get_context("spawn").Pool(workers, toy.alone) as pool:
-        for cell, gains in pool.imap_unordered(_gains, missing):
-            cells.append(cell, gains=gains)
-            yield cell
+    for cell, gains in spread(missing, _gains, workers):
+        cells.append(cell, gains=gains)
+        yield cell
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -7,11 +7,9 @@ radius; the rest of the set-up is ours.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from evosearch import searches
 from evosearch.bench import finetuning
-from evosearch.bench.cells import Cells
+from evosearch.bench.cells import Cells, spread
 from evosearch.bench.distances import mmd, sliced_wasserstein
 from evosearch.bench.statistics import small_mean
 from evosearch.models.toy import GaussianMixture
@@ -108,10 +106,9 @@ def run(todo: Sequence[Cell], out: Path, workers: int | None = None) -> Iterator
     cells = Cells(out, {"steps": STEPS, "budget": NFE, "runs": RUNS, "temperature": TEMPERATURE})
     if not (missing := cells.missing(todo)):
         return
-    with get_context("spawn").Pool(workers, alone) as pool:
-        for cell, found in pool.imap_unordered(cloud, missing):
-            cells.append(cell, **found)
-            yield cell
+    for cell, found in spread(missing, cloud, workers):
+        cells.append(cell, **found)
+        yield cell
 
 
 def cloud(cell: Cell) -> tuple[Cell, dict[str, Any]]:
@@ -191,12 +188,6 @@ def fitted(name: str, nfe: int = NFE, **knobs: Any) -> dict[str, Any]:
 def _interval(values: Sequence[float], digits: int) -> str:
     mean, low, high = small_mean(values)
     return f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
-
-
-def alone() -> None:
-    """A worker leaves Ctrl-C to its parent and uses one core."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
 
 def _finetuned(cell: Cell, generator: torch.Generator) -> dict[str, Any]:
