@@ -429,6 +429,14 @@ def test_a_budget_of_too_little_time_says_what_is_lacking(clock):
             toy.found(pipe=timed(clock, batch_size=4), algorithm=algorithm, budget="0.5s")
 
 
+def test_the_sample_in_place_of_one_that_the_clock_has_cut_off_is_counted(clock):
+    """Four particles are given where the time is enough for two steps: a plain sample has to do, five more."""
+    result = toy.found(pipe=timed(clock), algorithm="particles", budget="2s", n=4)
+    assert result.best.id == result.plain.id
+    assert result.cost.nfe == 4 * 2 + 5
+    assert result.cost.reward_calls % 4 == 1  # previews of the particles, and the sample
+
+
 def test_a_budget_of_rewards_is_planned_to_its_end():
     result = toy.found(budget=Budget(reward_calls=40))
     knobs = result.settings["knobs"]

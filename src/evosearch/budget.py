@@ -155,6 +155,7 @@ class Meter:
         self.budget, self.usd_per_call, self._clock = budget, usd_per_call, clock
         self.nfe = self.decodes = self.reward_calls = self.model_passes = 0
         self._started: float | None = None
+        self._lifted = False
 
     @property
     def seconds(self) -> float:
@@ -170,6 +171,8 @@ class Meter:
 
     def afford(self, *, nfe: int = 0, reward_calls: int = 0, in_time: bool = True) -> None:
         """Raise `BudgetExhausted` unless all of this may be spent; whatever the clock says, if not ``in_time``."""
+        if self._lifted:
+            return
         for name, more in (("nfe", nfe), ("reward_calls", reward_calls)):
             limit = getattr(self.budget, name)
             if limit is not None and getattr(self, name) + more > limit:
@@ -178,6 +181,10 @@ class Meter:
             raise BudgetExhausted("seconds")
         if self.budget.usd is not None and self.cost.usd + reward_calls * self.usd_per_call > self.budget.usd:
             raise BudgetExhausted("usd")
+
+    def lift(self) -> None:
+        """Go on counting, and refuse nothing from here on."""
+        self._lifted = True
 
     def start(self) -> None:
         """Start the clock, at the first pass of the model."""

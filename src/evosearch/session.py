@@ -23,6 +23,7 @@ from evosearch.resolve import budget_of, defaults_of, knobs_of
 from evosearch.result import Gallery, Generation, Result, Scored
 from evosearch.rewards import TensorReward, scores
 from evosearch.sampler import BaseSampler
+from evosearch.scoring import score
 from evosearch.store import RunFolder
 from evosearch.types import Genome, Population, Sampler, Search, concat, nfe_of, pictures
 
@@ -201,12 +202,11 @@ class Session:
             self.gallery.first = self._scored(self.own.decode(finished), int(finished.id), finished.genomes[0])
 
     def _offer_plain(self) -> None:
-        """Make the plain sample of this seed the best; costs one sample beyond the budget."""
+        """Make the plain sample of this seed the best: beside the budget, but counted."""
+        self.meter.lift()
         fresh = self.own.rewound() if isinstance(self.own, BaseSampler) else self.own
-        finished, _ = self.own.run(fresh.prior(1), self.own.steps, eta=self.eta)
-        samples = (self.own.decode(finished) * 255).round().to(torch.uint8)
-        rewards = scores(self._reward_of, samples.float() / 255, [self.prompt])
-        self.gallery.offer(finished, samples, rewards, self.meter.cost)
+        finished, _ = self.sampler.run(fresh.prior(1), self.own.steps, eta=self.eta)
+        score(finished, self.sampler, self.reward)
         if self.gallery.best is None:
             raise self._nothing()
 
