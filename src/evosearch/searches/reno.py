@@ -27,7 +27,7 @@ def _waves(
     *,
     rounds: int,
     n: int = 1,
-    rate: float = 5.0,
+    learning_rate: float = 5.0,
     clip: float = 0.1,
     momentum: float = 0.9,
     regularise: float = 0.01,
@@ -35,7 +35,7 @@ def _waves(
 ) -> list[Wave]:
     whole_number("rounds", rounds, 1)
     whole_number("n", n, 1)
-    above_zero("rate", rate)
+    above_zero("learning_rate", learning_rate)
     above_zero("clip", clip)
     share("momentum", momentum)
     at_least_zero("regularise", regularise)
@@ -50,7 +50,7 @@ def reno(
     *,
     rounds: int,
     n: int = 1,
-    rate: float = 5.0,
+    learning_rate: float = 5.0,
     clip: float = 0.1,
     momentum: float = 0.9,
     regularise: float = 0.01,
@@ -67,7 +67,7 @@ def reno(
         rng: Draws ids.
         rounds: Steps of the ascent, the plain samples' included; the paper's 50.
         n: Noises, each on its own.
-        rate: Learning rate, with Nesterov's momentum.
+        learning_rate: With Nesterov's momentum.
         clip: Longest gradient of a noise.
         momentum: Share of the last step that goes on.
         regularise: Weight of the logarithm of how likely a noise's length is.
@@ -76,7 +76,15 @@ def reno(
     Yields:
         The samples of each round, finished.
     """
-    _waves(sampler.steps, rounds=rounds, n=n, rate=rate, clip=clip, momentum=momentum, regularise=regularise)
+    _waves(
+        sampler.steps,
+        rounds=rounds,
+        n=n,
+        learning_rate=learning_rate,
+        clip=clip,
+        momentum=momentum,
+        regularise=regularise,
+    )
     differentiable("reno", reward)
     p = sampler.prior(n)
     speed = torch.zeros_like(p.x)
@@ -87,7 +95,7 @@ def reno(
             up = torch.cat([gradient for _, gradient in climbed])
             up = up * (clip / _length(up)).clamp(max=1)
             speed = momentum * speed + up
-            p = p.given(p.x + rate * (up + momentum * speed), rng)
+            p = p.given(p.x + learning_rate * (up + momentum * speed), rng)
 
 
 def _climbed(
