@@ -13,6 +13,8 @@ from evosearch.progress import hush
 
 app = typer.Typer(help="Benchmarks: every claim as a command.", no_args_is_help=True)
 
+_MATPLOTLIB = "bench {} needs matplotlib for its figures; install it with: pip install 'evosearch[bench]'"
+
 Model = Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")]
 Part = Annotated[str, typer.Option(help="k/n: the k-th of n processes that share the work, from 0.")]
 Results = Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")]
@@ -106,6 +108,42 @@ def saturation(
 
 
 @app.command()
+def heritability(
+    out: Results = Path("runs/heritability"),
+    model: Model = "shapes-diffusion",
+    part: Part = "0/1",
+    table: Table = False,
+    threads: Threads = 1,
+    dtype: Precision = "float32",
+) -> None:
+    """How much of its parent's reward a child has, by level, mutation rate and solver; resumes by cell."""
+    import torch
+
+    from evosearch.bench import heritability as recipe
+    from evosearch.bench.cells import missing, read
+    from evosearch.bench.heritability_figure import figure
+
+    if find_spec("matplotlib") is None:
+        raise ValueError(_MATPLOTLIB.format("heritability"))
+    if not table:
+        hush()
+        torch.set_num_threads(threads)
+        share = _part(part)
+        todo = recipe.all_cells(model)
+        left = missing(todo, read(out))
+        typer.echo(f"bill: {len(left)} of {len(todo)} cells are left, {_hours(recipe.bill(left))}")
+        for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
+            typer.echo(f"eta {cell.eta:g}: {cell.prompt}")
+    rows = _results(out)
+    for reward in recipe.REWARDS:
+        for eta, solver in zip(recipe.ETAS, ("ODE", "SDE"), strict=True):
+            typer.echo(f"\n{reward}, {solver}:\n{recipe.table(rows, reward, eta)}")
+        typer.echo(f"\n{reward}, foretold:\n{recipe.foretold(rows, reward)}")
+    figure(rows).savefig(out / "heritability.png", dpi=120)
+    typer.echo(f"saved {out / 'heritability.png'}")
+
+
+@app.command()
 def claims(out: Results = Path("runs/claims"), table: Table = False, workers: Workers = None) -> None:
     """What the papers say of their searches, on the toy mixture: a difference and its interval for each claim."""
     from evosearch.bench import claims as recipe
@@ -130,7 +168,7 @@ def toy(out: Results = Path("runs/toy"), table: Table = False, workers: Workers 
     from evosearch.bench.toy_figure import figure
 
     if find_spec("matplotlib") is None:
-        raise ValueError("bench toy needs matplotlib for its figures; install it with: pip install 'evosearch[bench]'")
+        raise ValueError(_MATPLOTLIB.format("toy"))
     if not table:
         todo = recipe.all_cells()
         left = missing(todo, read(out))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy import stats
+
+T = TypeVar("T")
 
 
 class Interval(NamedTuple):
@@ -36,6 +38,20 @@ def clustered_mean(groups: Mapping[str, Sequence[float]], resamples: int = 10_00
     means = totals[draws].sum(1) / counts[draws].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(totals.sum() / counts.sum()), float(low), float(high))
+
+
+def clustered(
+    groups: Sequence[T], statistic: Callable[[Sequence[T]], float], resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Any statistic of groups, with a bootstrap interval that resamples whole groups.
+
+    >>> clustered([1.0, 2.0, 3.0], max).mean
+    3.0
+    """
+    draws = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
+    found = [statistic([groups[k] for k in draw]) for draw in draws]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return Interval(statistic(groups), float(low), float(high))
 
 
 def small_mean(values: Sequence[float]) -> Interval:
