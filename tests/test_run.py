@@ -10,12 +10,13 @@ from PIL import Image
 
 import evosearch as es
 from evosearch import types
-from evosearch.budget import Budget, BudgetExhausted, Meter
+from evosearch.budget import Budget, BudgetExhausted, Meter, Pace
 from evosearch.genome import replay
 from evosearch.metered import MeteredSampler
 from evosearch.path import NoisePath
 from evosearch.resolve import algorithm_of, batch_of
 from evosearch.session import Session
+from evosearch.types import Wave
 
 STEPS = 5
 
@@ -434,7 +435,38 @@ def test_the_sample_in_place_of_one_that_the_clock_has_cut_off_is_counted(clock)
     result = toy.found(pipe=timed(clock), algorithm="particles", budget="2s", n=4)
     assert result.best.id == result.plain.id
     assert result.cost.nfe == 4 * 2 + 5
-    assert result.cost.reward_calls % 4 == 1  # previews of the particles, and the sample
+    assert result.cost.reward_calls == 1
+
+
+@pytest.mark.parametrize("algorithm", ["particles", "svdd", "beam"])
+def test_a_search_that_the_clock_cuts_off_on_its_way_ends_with_the_best_that_it_has_shown(clock, algorithm):
+    shown = []
+
+    def noted(sampler, reward, rng, **knobs):
+        for p in getattr(es.searches, algorithm)(sampler, reward, rng, **knobs):
+            shown.append(p)
+            yield p
+
+    knobs = {"particles": {"n": 8}, "svdd": {"n": 2, "children": 4}, "beam": {"beams": 2, "children": 3}}[algorithm]
+    result = toy.found(pipe=timed(clock), algorithm=noted, budget="7s", **knobs)
+    assert shown[-1].i < 5
+    assert result.best.id == int(shown[-1].id[shown[-1].reward.argmax()])
+    assert result.best.reward >= result.plain.reward
+
+
+def test_plans_leave_time_for_the_way_back_of_a_gradient():
+    forth, back = ([Wave(4, 10, passes=passes)] for passes in (1, 3))
+    pace = Pace(batch_size=4, step=1.0, score=0.5, sample=0)
+    assert pace.seconds(back) == 3 * pace.seconds(forth) == 3 * 10.5
+    assert sum(wave.passes == 3 for wave in es.searches.reno.waves(10, rounds=5)) == 4
+    assert {wave.passes for wave in es.searches.particles.waves(10, n=4, guidance=1.0) if wave.steps} == {1, 3}
+
+
+def test_knobs_that_score_more_than_the_budget_are_refused():
+    with pytest.raises(ValueError, match="budget must be at least 81 rewards for these knobs of svdd, got 40"):
+        toy.found(algorithm="svdd", n=1, children=20, budget=Budget(reward_calls=40))
+    cut = toy.found(algorithm="best_of_n", n=50, budget=Budget(reward_calls=40))
+    assert cut.cost.reward_calls == 40
 
 
 def test_a_budget_of_rewards_is_planned_to_its_end():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evosearch.selection import order, top, tournament, winners
+from evosearch.selection import order, survivors, top, tournament, winners
 
 some_rewards = st.lists(
     st.one_of(
@@ -59,7 +59,14 @@ def test_ties_keep_their_order(rewards):
 def test_top_is_the_best_first_and_at_most_all():
     reward = torch.tensor([1.0, float("inf"), 3.0, float("nan"), 2.0])
     assert top(reward, 2).tolist() == [2, 4]
-    assert top(reward, 9).tolist() == [2, 4, 0, 1, 3]
+    assert top(reward, 9).tolist() == [2, 4, 0]
+    assert top(torch.tensor([float("nan"), float("inf")]), 9).tolist() == [0, 1]
+
+
+def test_survivors_are_as_many_as_asked_for():
+    reward = torch.tensor([1.0, float("inf"), 3.0, float("nan"), 2.0])
+    assert survivors(reward, 2).tolist() == [2, 4]
+    assert survivors(reward, 5).tolist() == [2, 4, 0, 2, 4]
 
 
 @for_all_rewards
@@ -73,7 +80,7 @@ def test_tournament_of_all_takes_the_best(rewards, extra, seed):
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 8])
 def test_odds_of_a_tournament(size):
     # Of N rows, the one of rank r wins if it is drawn and its rivals are all worse: C(N - r, size - 1) / C(N, size).
-    reward = torch.tensor([3.0, float("nan"), 5.0, -1.0, 4.0, 0.0, -2.0, 1.0])
+    reward = torch.tensor([3.0, 6.0, 5.0, -1.0, 4.0, 0.0, -2.0, 1.0])
     total, draws = len(reward), 40_000
     wins = torch.bincount(tournament(reward, draws, size, _rng()), minlength=total) / draws
     odds = torch.tensor([comb(total - rank, size - 1) / comb(total, size) for rank in range(1, total + 1)])
@@ -82,13 +89,13 @@ def test_odds_of_a_tournament(size):
     assert ((wins[order(reward)] - odds).abs() <= 5 * error).all()
 
 
-@pytest.mark.parametrize("size", [2, 3, 8])
-def test_an_invalid_reward_wins_only_among_its_like(size):
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_an_invalid_reward_never_wins_and_is_no_rival(size):
     reward = torch.tensor([float("nan"), 1.0, float("inf"), 0.0, -1.0, -2.0, 2.0, 3.0])
-    failures = {0, 2}
-    winners = set(tournament(reward, 5000, size, _rng()).tolist())
-    assert not winners & failures or size <= len(failures)
-    assert 7 in winners
+    valid = reward.isfinite()
+    chosen = tournament(reward, 5000, size, _rng())
+    assert valid[chosen].all()
+    assert torch.equal(reward[chosen], reward[valid][tournament(reward[valid], 5000, size, _rng())])
 
 
 @settings(derandomize=True, deadline=None, max_examples=10_000)
@@ -96,8 +103,10 @@ def test_an_invalid_reward_wins_only_among_its_like(size):
 def test_nothing_invalid_is_picked_where_something_valid_is(rewards, size, seed, temperature):
     reward = torch.tensor(rewards)
     if reward.isfinite().any():
-        assert reward[top(reward, 1)].isfinite().all()
-        assert reward[tournament(reward, 3, len(reward), _rng(seed))].isfinite().all()
+        assert reward[top(reward, 3 * size)].isfinite().all()
+        assert reward[survivors(reward, 3 * size)].isfinite().all()
+        assert reward[tournament(reward, 3, size, _rng(seed))].isfinite().all()
+    assert len(survivors(reward, 3 * size)) == 3 * size
     groups = reward[: len(reward) // size * size]
     if len(groups):
         rows = winners(groups, size, _rng(seed), temperature)

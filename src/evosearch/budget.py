@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
 
 from evosearch.checks import is_number
-
-if TYPE_CHECKING:
-    from evosearch.types import Wave
+from evosearch.types import Wave, nfe_of, rewards_of
 
 
 class BudgetExhausted(Exception):
@@ -82,7 +79,7 @@ class Budget:
             pace: How fast it goes; needed for limits of time, and of money by the hour.
             usd_per_call: Price of scoring one sample.
         """
-        calls = sum(wave.particles for wave in waves if wave.scored)
+        calls = rewards_of(waves)
         usd = calls * usd_per_call
         if pace is not None:
             seconds = pace.seconds(waves)
@@ -90,7 +87,7 @@ class Budget:
             if self.seconds is not None and seconds > self.seconds:
                 return False
         return (
-            (self.nfe is None or sum(wave.particles * wave.steps for wave in waves) <= self.nfe)
+            (self.nfe is None or nfe_of(waves) <= self.nfe)
             and (self.reward_calls is None or calls <= self.reward_calls)
             and (self.usd is None or usd <= self.usd)
         )
@@ -115,10 +112,14 @@ class Pace:
     def seconds(self, waves: Sequence[Wave]) -> float:
         """What these take."""
 
-        def batches(wave: Wave) -> int:
-            return -(-wave.particles // self.batch_size)
+        def each(wave: Wave) -> float:
+            return wave.passes * (wave.steps * self.step + wave.scores * self.score)
 
-        return sum(batches(wave) * (wave.steps * self.step + wave.scored * self.score) for wave in waves)
+        return sum(-(-wave.particles // self.batch_size) * each(wave) for wave in waves)
+
+    def slower(self, times: float) -> Pace:
+        """The pace of a machine that takes so many times as long."""
+        return replace(self, step=self.step * times, score=self.score * times)
 
     @property
     def row(self) -> float:

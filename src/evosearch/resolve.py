@@ -12,8 +12,9 @@ from evosearch.budget import Budget, Pace, describe
 from evosearch.checks import whole_number
 from evosearch.pipeline import PipelineSampler, check_arguments
 from evosearch.sampler import BaseSampler
-from evosearch.types import Sampler, Search, nfe_of
+from evosearch.types import Sampler, Search, nfe_of, rewards_of
 
+_SPARE = 1.05  # seconds planned for one that was measured
 _PASS = 2  # what a pass of the model costs beside its particles, in particles
 
 
@@ -129,10 +130,16 @@ def knobs_of(
         return dict(knobs)
     if _missing(algorithm, knobs):
         return _fitted(algorithm, knobs, budget, steps, pace, usd_per_call)
-    need = nfe_of(algorithm.waves(steps, **knobs))
+    waves = algorithm.waves(steps, **knobs)
+    need, calls = nfe_of(waves), rewards_of(waves)
     if budget.nfe is not None and need > budget.nfe:
         raise ValueError(
             f"budget must be at least {need} NFE for these knobs of {algorithm.__name__}, got {budget.nfe}"
+        )
+    if budget.reward_calls is not None and calls > budget.reward_calls and not algorithm.anytime:
+        raise ValueError(
+            f"budget must be at least {calls} rewards for these knobs of {algorithm.__name__}, "
+            f"got {budget.reward_calls}"
         )
     return dict(knobs)
 
@@ -147,7 +154,8 @@ def _fitted(
 ) -> dict[str, Any]:
     """The largest plan, to a twentieth, that no limit cuts short."""
     timed = budget.seconds is not None or budget.usd is not None
-    measured = pace() if timed and pace is not None else None
+    # What is cut short by a hair has lost its end, so that others than anytime searches are planned with some to spare.
+    measured = pace().slower(1.0 if algorithm.anytime else _SPARE) if timed and pace is not None else None
     room = _room(budget, steps, measured, usd_per_call)
     while True:
         try:

@@ -22,8 +22,19 @@ def finite(reward: Tensor) -> Tensor:
 
 
 def top(reward: Tensor, k: int) -> Tensor:
-    """Rows of the k best, best first: truncation selection and elites. Returns (min(k, N),) int64."""
-    return order(reward)[:k]
+    """Rows of the k best, best first: truncation selection and elites.
+
+    Returns:
+        (K,) int64, K at most k. Invalid rows are left out, unless there are no others.
+    """
+    valid = int(reward.isfinite().sum())
+    return order(reward)[: min(k, valid or k)]
+
+
+def survivors(reward: Tensor, k: int) -> Tensor:
+    """Exactly k rows, (k,) int64: the best, and those again in turn where fewer are valid."""
+    rows = top(reward, k)
+    return rows[torch.arange(k) % len(rows)]
 
 
 def winners(reward: Tensor, size: int, rng: torch.Generator, temperature: float = 0.0) -> Tensor:
@@ -41,15 +52,17 @@ def winners(reward: Tensor, size: int, rng: torch.Generator, temperature: float 
 
 
 def tournament(reward: Tensor, n: int, size: int, rng: torch.Generator) -> Tensor:
-    """N parents, each the best of ``size`` rows drawn without replacement.
+    """N parents, each the best of ``size`` valid rows drawn without replacement.
 
-    Goldberg and Deb (1991). ``size`` 1 is a uniform draw; ``size`` N always takes the best.
+    Goldberg and Deb (1991). ``size`` 1 is a uniform draw; ``size`` N always takes the best. Where no row is valid, all
+    are drawn from.
 
     Returns:
         (n,) int64 rows.
     """
-    size = min(size, len(reward))
+    valid = reward.isfinite()
+    rows = torch.arange(len(reward))[valid if valid.any() else slice(None)]
     rank = torch.empty(len(reward), dtype=torch.int64)
     rank[order(reward)] = torch.arange(len(reward))
-    rivals = torch.rand(n, len(reward), generator=rng).argsort(dim=1)[:, :size]
+    rivals = rows[torch.rand(n, len(rows), generator=rng).argsort(dim=1)[:, :size]]
     return rivals.gather(1, rank[rivals].argmin(dim=1, keepdim=True)).squeeze(1)

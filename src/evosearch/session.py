@@ -24,6 +24,7 @@ from evosearch.result import Gallery, Generation, Result, Scored
 from evosearch.rewards import TensorReward, scores
 from evosearch.sampler import BaseSampler
 from evosearch.scoring import score
+from evosearch.selection import top
 from evosearch.store import RunFolder
 from evosearch.types import Genome, Population, Sampler, Search, concat, nfe_of, pictures
 
@@ -65,6 +66,7 @@ class Session:
         self.own, self.algorithm, self.prompt, self.seed = sampler, algorithm, prompt, seed
         self.generations: list[Generation] = []
         self._known = set[int]()  # a search may yield at the end again what it has found
+        self._shown: Population | None = None  # the last one on its way
         self._bar: Bar | None = None
         limits = budget_of(budget, algorithm, knobs, sampler.steps)
         price = float(getattr(reward, "usd_per_call", 0.0))
@@ -156,9 +158,11 @@ class Session:
         if self.gallery.best is None:
             if self.reward.invalid or not self.meter.budget.time:
                 raise self._nothing()
-            self._offer_plain()  # the clock ended the search before its first sample
+            self._finish()  # the clock ended the search before its first sample
 
     def _record(self, p: Population, folder: RunFolder | None) -> None:
+        if p.i < self.own.steps:
+            self._shown = p
         if p.i != self.own.steps or p.reward is None or self._known.issuperset(p.id.tolist()):
             return
         self._known.update(p.id.tolist())
@@ -201,11 +205,14 @@ class Session:
             finished, _ = self.own.run(fresh, self.own.steps, eta=self.eta)
             self.gallery.first = self._scored(self.own.decode(finished), int(finished.id), finished.genomes[0])
 
-    def _offer_plain(self) -> None:
-        """Make the plain sample of this seed the best: beside the budget, but counted."""
+    def _finish(self) -> None:
+        """Finish the best particle shown so far, or else the plain one: beside the budget, but counted."""
         self.meter.lift()
-        fresh = self.own.rewound() if isinstance(self.own, BaseSampler) else self.own
-        finished, _ = self.sampler.run(fresh.prior(1), self.own.steps, eta=self.eta)
+        if self._shown is not None:
+            p = self._shown[:1] if self._shown.reward is None else self._shown[top(self._shown.reward, 1)]
+        else:
+            p = (self.own.rewound() if isinstance(self.own, BaseSampler) else self.own).prior(1)
+        finished, _ = self.sampler.run(p, self.own.steps, eta=self.eta)
         score(finished, self.sampler, self.reward)
         if self.gallery.best is None:
             raise self._nothing()

@@ -278,11 +278,15 @@ class Reward(Protocol):
 
 
 class Wave(NamedTuple):
-    """What a search asks for at a time: so many particles, each denoised for so many steps and then scored, or not."""
+    """What a search asks for at a time: so many particles, so many steps of each, and how often each is scored.
+
+    A step takes so many ``passes`` of the model: 3 where there is a way back for a gradient.
+    """
 
     particles: int
     steps: int
-    scored: bool = True
+    scores: int = 1
+    passes: int = 1
 
 
 class Search(Protocol):
@@ -304,6 +308,11 @@ class Search(Protocol):
 def nfe_of(waves: Iterable[Wave]) -> int:
     """NFE that these take."""
     return sum(wave.particles * wave.steps for wave in waves)
+
+
+def rewards_of(waves: Iterable[Wave]) -> int:
+    """Samples that these have scored."""
+    return sum(wave.particles * wave.scores for wave in waves)
 
 
 def in_rounds(steps: int, n: int, batch: int, first: int = 1) -> list[Wave]:

@@ -47,7 +47,8 @@ def _waves(
         raise ValueError(f"back must be a share of the trajectory in (0, 1], got {back!r}")
     if threshold is not None and not is_number(threshold):
         raise ValueError(f"threshold must be a reward, or None, got {threshold!r}")
-    return [Wave(1, steps), *([Wave(1, nfe - steps)] if nfe > steps else [])]
+    again, looks = nfe - steps, len(stops) - 1
+    return [Wave(1, steps, looks), *([Wave(1, again, -(-looks * again // steps))] if again else [])]
 
 
 def _least(steps: int, **knobs: Any) -> list[Wave]:

@@ -18,7 +18,7 @@ import torch
 
 from evosearch.checks import flag, whole_number
 from evosearch.scoring import preview
-from evosearch.selection import top
+from evosearch.selection import survivors
 from evosearch.types import Population, Reward, Sampler, Wave, fill, search
 
 
@@ -87,7 +87,7 @@ def beam(
     p = preview(sampler.prior(beams * children), sampler, reward, lookahead)
     for width in _widths(sampler.steps, beams, narrowing):
         assert p.reward is not None
-        p = p[top(p.reward, width)]
+        p = p[survivors(p.reward, width)]
         yield p
         if p.i < sampler.steps - 1:
             p = p.branch(torch.arange(width).repeat_interleave(beams * children // width), rng)

@@ -33,7 +33,7 @@ def waves_of(steps: int, *, n: int, children: int, block: int = 5, temperature: 
     rows = n * children
     last = steps - levels[-1] - 1
     # The children of a state share its prediction, which is theirs to step by; a preview is the first step of the next.
-    return [Wave(n, 1, False), *[Wave(rows, block)] * (len(levels) - 1), Wave(rows if last else n, last)]
+    return [Wave(n, 1, 0), *[Wave(rows, block)] * (len(levels) - 1), Wave(rows if last else n, last)]
 
 
 def streams(name: str, waves: Any) -> Any:

@@ -28,8 +28,8 @@ def _waves(
     whole_number("lookahead", lookahead, 1)
     one_of("weights", weights, ("tanh", "softmax"))
     above_zero("temperature", temperature)
-    tried = [[Wave(noises, min(lookahead, steps - i)), Wave(1, 1, False)] for i in range(1, steps)]
-    return [Wave(1, 1, False), *(wave for step in tried for wave in step), Wave(1, 0)]
+    tried = [[Wave(noises, min(lookahead, steps - i)), Wave(1, 1, 0)] for i in range(1, steps)]
+    return [Wave(1, 1, 0), *(wave for step in tried for wave in step), Wave(1, 0)]
 
 
 @search(waves=_waves, fit="noises", space="trajectory", needs=("SDE", "previews"))

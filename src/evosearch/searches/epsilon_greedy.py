@@ -27,7 +27,7 @@ def _waves(
     whole_number("candidates", candidates, 1)
     share("epsilon", epsilon)
     above_zero("radius", radius)
-    return [Wave(1, 1, False), *[Wave(candidates, 1)] * (rounds * (steps - 1)), Wave(1, 0)]
+    return [Wave(1, 1, 0), *[Wave(candidates, 1)] * (rounds * (steps - 1)), Wave(1, 0)]
 
 
 @search(waves=_waves, fit="rounds", space="trajectory", needs=("SDE", "previews"))

@@ -93,7 +93,7 @@ def _waves(
         if not eta:
             raise ValueError(f"eta must be above 0 for guidance, which leans the steps' noise; got {eta}")
         again = [Wave(n, 1)] * (len(stops) - 2)  # to weigh them at a level, without a gradient
-        return [*[Wave(n, 1)] * steps, *again, Wave(n, 0)]
+        return [*[Wave(n, 1, passes=3)] * steps, *again, Wave(n, 0)]
     # A preview at a level is the first step from there.
     return [Wave(n, later - level) for level, later in pairwise(stops)]
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import above_zero, at_least_zero, differentiable, share, whole_number
-from evosearch.scoring import slope
+from evosearch.mutation import noise_of
+from evosearch.scoring import score, slope
 from evosearch.types import Population, Reward, Sampler, Wave, concat, search
 
 
@@ -39,7 +40,7 @@ def _waves(
     above_zero("clip", clip)
     share("momentum", momentum)
     at_least_zero("regularise", regularise)
-    return [Wave(n, steps)] * rounds
+    return [*[Wave(n, steps, passes=3)] * (rounds - 1), Wave(n, steps)]
 
 
 @search(waves=_waves, fit="rounds", space="gradient", needs=("gradient",), anytime=True)
@@ -58,7 +59,7 @@ def reno(
 ) -> Iterator[Population]:
     """Ascend the reward of finished samples in their noises, which are held to a noise's length.
 
-    NFE: rounds · n · steps; three passes of the model each, for the way back.
+    NFE: rounds · n · steps; three passes of the model each, for the way back, but for the last round's.
     Rewards: rounds · n.
 
     Args:
@@ -87,28 +88,30 @@ def reno(
     )
     differentiable("reno", reward)
     p = sampler.prior(n)
-    speed = torch.zeros_like(p.x)
-    for k in range(rounds):
-        climbed = [_climbed(batch, sampler, reward, regularise, eta) for batch in p.split(sampler.batch_size)]
+    noise, speed = noise_of(p.x, sampler), torch.zeros_like(p.x)
+    for _ in range(rounds - 1):
+        batches = zip(p.split(sampler.batch_size), noise.split(sampler.batch_size), strict=True)
+        climbed = [_climbed(batch, z, sampler, reward, regularise, eta) for batch, z in batches]
         yield concat(*(finished for finished, _ in climbed))
-        if k < rounds - 1:
-            up = torch.cat([gradient for _, gradient in climbed])
-            up = up * (clip / _length(up)).clamp(max=1)
-            speed = momentum * speed + up
-            p = p.given(p.x + learning_rate * (up + momentum * speed), rng)
+        up = torch.cat([gradient for _, gradient in climbed])
+        up = up * (clip / _length(up)).clamp(max=1)
+        speed = momentum * speed + up
+        noise = noise + learning_rate * (up + momentum * speed)
+        p = p.given(sampler.start(noise), rng)
+    yield score(sampler.run(p, sampler.steps, eta=eta)[0], sampler, reward)
 
 
 def _climbed(
-    p: Population, sampler: Sampler, reward: Reward, regularise: float, eta: float | None
+    p: Population, noise: Tensor, sampler: Sampler, reward: Reward, regularise: float, eta: float | None
 ) -> tuple[Population, Tensor]:
-    """A micro-batch finished and scored, and the gradient of what is to be maximised in its noises."""
+    """A micro-batch finished and scored, and the gradient of what is to be maximised in its noises (N, *D)."""
     with sampler.grad():
-        x = p.x.clone().requires_grad_()
-        finished, _ = sampler.run(replace(p, x=x), sampler.steps, eta=eta)
+        z = noise.clone().requires_grad_()
+        finished, _ = sampler.run(replace(p, x=sampler.start(z)), sampler.steps, eta=eta)
         value = reward(sampler.decode(finished))
-        length = _length(x).flatten()
-        likely = (x[0].numel() - 1) * length.log() - length.square() / 2
-        up = slope(value, x) + slope(regularise * likely, x)
+        length = _length(z).flatten()
+        likely = (z[0].numel() - 1) * length.log() - length.square() / 2
+        up = slope(value, z) + slope(regularise * likely, z)
     return finished.moved(finished.x.detach(), reward=value.detach().float()), up
 
 

@@ -16,7 +16,7 @@ import torch
 
 from evosearch.checks import share, whole_number
 from evosearch.scoring import preview
-from evosearch.selection import top
+from evosearch.selection import survivors
 from evosearch.types import Population, Reward, Sampler, Wave, search
 
 
@@ -42,7 +42,7 @@ def _waves(
         raise ValueError(f"forward must be above back, or no round gets anywhere: got {forward} with back {back}")
     first, rounds = _rounds(steps, start, back, forward)
     return [
-        Wave(n, first, first == steps),
+        Wave(n, first, int(first == steps)),
         # A preview costs a step of its own, since its state is left for a noisier one.
         *(Wave(n * children, high - low + (high < steps)) for low, high in rounds),
     ]
@@ -90,6 +90,6 @@ def search_over_paths(
         p = preview(sampler.run(p, high, eta=eta)[0], sampler, reward)
         assert p.reward is not None
         if high < sampler.steps:
-            p = p[top(p.reward, n)]
+            p = p[survivors(p.reward, n)]
             yield p
     yield p

@@ -69,7 +69,8 @@ def _waves(
     if not is_number(growth) or not _SLOWEST <= growth <= 1:
         raise ValueError(f"growth must be a number from {_SLOWEST} to 1, got {growth!r}")
     flag("greedy", greedy)
-    return [Wave(1, steps), *([Wave(1, nfe - steps)] if nfe > steps else [])]
+    again = nfe - steps
+    return [Wave(1, steps), *([Wave(1, again, -(-2 * again // steps))] if again else [])]  # from halfway on average
 
 
 def _least(steps: int, *, nfe: int, **knobs: Any) -> list[Wave]:

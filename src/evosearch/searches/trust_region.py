@@ -8,7 +8,8 @@ Differs from the paper:
 - a region succeeds where one of its samples beats its own centre.
 
 Differs from the released code:
-- widths and their factor are the paper's (.8 and 1.5), and candidates that do not divide evenly go round the regions.
+- widths and their factor are the paper's (.8 and 1.5);
+- candidates go round the regions, each batch from where the last one ended, so that none has more than its share.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from evosearch.checks import share, whole_number
+from evosearch.mutation import noise_of
 from evosearch.scoring import score
 from evosearch.selection import finite, top
 from evosearch.types import Population, Reward, Sampler, Wave, concat, in_rounds, search
@@ -68,39 +71,40 @@ def trust_region(
         The plain samples, then each round's.
     """
     first, *rounds = _waves(sampler.steps, n=n, regions=regions, batch=batch, warm_up=warm_up)
-    noise, centres = sampler.prior(first.particles), None
+    p, centres, region, turn = sampler.prior(first.particles), None, torch.tensor([]), 0
     widths = torch.full((regions,), _WIDTH)
     streak = torch.zeros(regions, dtype=torch.int64)  # successes in a row, or failures where negative
     for wave in (*rounds, None):
-        finished = score(sampler.run(noise, sampler.steps, eta=eta)[0], sampler, reward)
+        finished = score(sampler.run(p, sampler.steps, eta=eta)[0], sampler, reward)
         yield finished
         if wave is None:
             return
-        tried = replace(noise, reward=finished.reward)
+        tried = replace(p, reward=finished.reward)
         if centres is not None:
-            streak, widths = _adapted(streak, widths, centres, tried)
+            streak, widths = _adapted(streak, widths, centres, tried, region)
         pool = tried if centres is None else concat(centres, tried)
         assert pool.reward is not None
         centres = pool[top(pool.reward, regions)]
-        parents = centres[torch.arange(wave.particles) % len(centres)]
-        width = widths[torch.arange(wave.particles) % len(centres)].view(-1, *[1] * (noise.x.ndim - 1))
+        region = (turn + torch.arange(wave.particles)) % len(centres)
+        turn += wave.particles
+        parents, noise = centres[region], noise_of(centres.x, sampler)[region]
+        width = widths[region].view(-1, *[1] * (noise.ndim - 1))
         share_of = torch.empty(width.shape).uniform_(_FEWEST, _MOST, generator=rng)
-        chosen = torch.rand(parents.x.shape, generator=rng) < share_of
-        offset = torch.rand(parents.x.shape, generator=rng) - 0.5
-        noise = parents.given(parents.x + torch.where(chosen, width * offset, 0.0), rng)
+        chosen = torch.rand(noise.shape, generator=rng) < share_of
+        offset = torch.rand(noise.shape, generator=rng) - 0.5
+        p = parents.given(sampler.start(noise + torch.where(chosen, width * offset, 0.0)), rng)
 
 
 def _adapted(
-    streak: torch.Tensor, widths: torch.Tensor, centres: Population, tried: Population
-) -> tuple[torch.Tensor, torch.Tensor]:
+    streak: Tensor, widths: Tensor, centres: Population, tried: Population, region: Tensor
+) -> tuple[Tensor, Tensor]:
     """Streaks and widths after a round: a region succeeds where one of its candidates beats its centre."""
     assert centres.reward is not None and tried.reward is not None
-    region = torch.arange(len(tried)) % len(centres)
     better = finite(tried.reward) > finite(centres.reward)[region]
-    held = torch.arange(len(widths)) < min(len(centres), len(tried))
-    won = torch.zeros(len(widths), dtype=torch.bool)
-    won[region[better]] = True
-    streak = torch.where(won, streak.clamp(min=0) + 1, streak.clamp(max=0) - 1) * held
+    visited, won = torch.zeros(2, len(widths), dtype=torch.bool).unbind()
+    visited[region], won[region[better]] = True, True
+    after = torch.where(won, streak.clamp(min=0) + 1, streak.clamp(max=0) - 1)
+    streak = torch.where(visited, after, streak)
     widths = torch.where(streak == _PATIENCE, widths * _FACTOR, widths)
     widths = torch.where(streak == -_PATIENCE, widths / _FACTOR, widths).clamp(_NARROWEST, _WIDEST)
     return torch.where(streak.abs() == _PATIENCE, 0, streak), widths
