@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from vectors import curved, fields, gaussian, nearness, sampler
+from vectors import CORNER, curved, fields, gaussian, nearness, sampler
 
 import evosearch as es
 from evosearch import searches
@@ -18,6 +18,7 @@ from evosearch.budget import Budget, BudgetExhausted, Meter
 from evosearch.genome import from_json, replay, to_json
 from evosearch.metered import MeteredSampler
 from evosearch.models import BUNDLED, makes_videos
+from evosearch.noise import normal
 from evosearch.searches.particles import PRESETS
 from evosearch.session import InvalidReward
 from evosearch.types import Population, concat, nfe_of, rewards_of
@@ -309,6 +310,69 @@ def test_a_budget_of_any_kind_ends_with_the_best_finished_sample(name, limit):
     assert result.cost.seconds <= 0.3 + 1.0 if "seconds" in limit else True
 
 
+# That they search
+
+
+STEERED = [
+    ("evosearch", {"schedule": (0, 3, 6), "sizes": (20, 20, 20, 20)}, 0.0),
+    ("paper_evosearch", {"schedule": (0, 3, 6), "sizes": (20, 20, 20, 20)}, 1.0),
+    ("zero_order", {"n": 80}, 0.0),
+    ("trust_region", {"n": 80, "regions": 5}, 0.0),
+    ("spectral", {"n": 80, "cells": 2}, 0.0),
+    ("evolution_strategy", {"n": 80, "cells": 2}, 0.0),
+    ("evolution_strategy", {"n": 80, "cells": 2, "optimiser": "ribs"}, 0.0),
+    *(("particles", {"n": 40, "preset": preset}, 1.0) for preset in PRESETS),
+    ("particles", {"n": 40, "preset": "das", "guidance": 1.0, "levels": ()}, 1.0),
+    ("svdd", {"n": 10, "children": 4}, 1.0),
+    ("blockwise", {"n": 10, "children": 4, "block": 3}, 1.0),
+    ("beam", {"beams": 5, "children": 4, "lookahead": 2}, 1.0),
+    ("epsilon_greedy", {"rounds": 4}, 1.0),
+    ("rollover", {"quota": 8}, 1.0),
+    ("demon", {"noises": 8}, 1.0),
+    ("search_over_paths", {"n": 5}, 0.0),
+    ("backtrack", {"nfe": 600}, 0.0),
+    ("tree", {"nfe": 300}, 1.0),
+    ("lidar", {"bank": 40, "n": 10}, 0.0),
+    ("reno", {"rounds": 20, "n": 3}, 0.0),
+]
+
+
+def _closeness(samples):
+    """`nearness` with a gradient."""
+    samples = samples.flatten(2).mean(2) if samples.ndim > 2 else samples
+    return -(samples - CORNER).square().sum(1)
+
+
+@pytest.mark.parametrize(("name", "knobs", "eta"), STEERED)
+def test_what_a_search_comes_to_is_where_the_reward_is(name, knobs, eta):
+    """Not the best alone, which is the best of whatever is drawn: the later half of all, sent up and sent down."""
+
+    def mean(sign, seed):
+        found = _found(name, knobs, eta, lambda samples: sign * _closeness(samples), _sampler(name, seed=seed), seed)
+        return sign * float(found.reward[len(found) // 2 :].mean())
+
+    apart = torch.tensor([mean(1, seed) - mean(-1, seed) for seed in range(6)])
+    assert apart.mean() > 3 * apart.std() / len(apart) ** 0.5
+
+
+BRED = [case for case in STEERED if case[0] in ("evosearch", "paper_evosearch", "zero_order", "trust_region")]
+
+
+@pytest.mark.parametrize(("name", "knobs", "eta"), BRED)
+def test_no_parent_is_invalid_where_another_is_valid(name, knobs, eta):
+    def flawed(samples):
+        reward = nearness(samples)
+        return torch.where((64 * samples.sum(1)).floor() % 4 > 0, float("nan"), reward)  # three of four
+
+    found = _found(name, knobs, eta, flawed)
+    reward = dict(zip(found.id.tolist(), found.reward.tolist(), strict=True))
+    first = found.reward.isfinite().tolist().index(True)
+    known = found.parent[first + 20 :].tolist()  # a batch later at the latest
+    parents = [reward[parent] for parent in known if parent in reward]
+    assert found.reward.isnan().float().mean() > 0.3
+    assert len(parents) > 20 and torch.tensor(parents).isfinite().all()
+
+
 # On the bundled pipelines
 
 
@@ -408,6 +472,44 @@ def test_the_image_that_a_pipeline_starts_from_is_not_searched(name):
     starts = torch.cat(starts).detach()
     assert starts.mean() == pytest.approx(5, abs=0.2)
     assert starts.std() == pytest.approx(0.5, abs=0.15)
+
+
+# EvoSearch as in its paper
+
+
+def test_the_papers_children_are_its_equations_seven_and_eight():
+    """At the noise a mixture; in between, the next step's spread on top of the parent's state."""
+    s, seen = sampler(STEPS, eta=1.0), []
+    run = s.run
+    s.run = lambda p, *args, **kwargs: (seen.append(p), run(p, *args, **kwargs))[1]
+    knobs = {"schedule": (0, 4), "sizes": (6, 6, 6), "elites": 2, "rate": 0.3, "rivals": 0.1}
+    list(searches.paper_evosearch(s, nearness, torch.Generator().manual_seed(0), **knobs))
+    first, second, third = seen
+    assert (first.i, second.i, third.i) == (0, 0, 4)
+    z = normal(0, second.id, 0, "mutation", (3,))
+    parents = first.x[[first.id.tolist().index(k) for k in second.parent[2:].tolist()]]
+    assert torch.allclose(second.x[2:], (1 - 0.3**2) ** 0.5 * parents + 0.3 * z[2:])
+    _, states = run(second, STEPS, keep=(4,), eta=1.0)
+    _, earlier = run(first, STEPS, keep=(4,), eta=1.0)
+    pool = concat(earlier[4], states[4])
+    parents = pool.x[[pool.id.tolist().index(k) for k in third.parent[2:].tolist()]]
+    z = normal(0, third.id, 4, "mutation", (3,))
+    assert torch.allclose(third.x[2:], parents + s.path.tau(4, 1.0) * z[2:])
+
+
+def test_the_released_code_resumes_states_one_step_late():
+    starts = {}
+    for late in (False, True):
+        s, seen = sampler(STEPS, eta=1.0), []
+        run = s.run
+        s.run = lambda p, *args, seen=seen, run=run, **kwargs: (seen.append(p), run(p, *args, **kwargs))[1]
+        knobs = {"schedule": (4,), "sizes": (6, 6), "elites": 5, "late": late}
+        list(searches.paper_evosearch(s, nearness, torch.Generator().manual_seed(0), **knobs))
+        starts[late] = seen[1]
+        _, passed = run(seen[0], STEPS, keep=(4, 5), eta=1.0)
+        states = passed[4 + late].x
+        assert all((states == x).all(1).any() for x in starts[late].x[:5])  # the elites
+    assert starts[True].i == starts[False].i == 4
 
 
 # What fits a budget

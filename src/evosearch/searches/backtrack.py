@@ -4,7 +4,8 @@ Zhang, Lin, Ye, Zou, Ma, Liang, Du (2025), "Inference-time Scaling of Diffusion 
 arXiv:2505.23614: its depth-first search.
 
 Differs from the paper:
-- without a threshold, a preview disappoints where it is below the median of those seen at its level;
+- without a threshold, a preview disappoints where it is below the median of those seen at its level, and a sample that
+  is finished is followed by a new one;
 - it goes on until its budget is spent, or the threshold is reached at the end.
 """
 
@@ -111,6 +112,9 @@ def backtrack(
             yield p
             if threshold is not None and now >= threshold:
                 return
+            if threshold is None and left >= steps:
+                p = sampler.prior(1)
+                continue
         if (level == steps or now < bar) and left >= steps - low:
             p = sampler.renoise(p.born("branch", rng), low)
         elif level == steps:

@@ -5,7 +5,9 @@ Models", arXiv:2506.20701. With ``greedy``, its DTS*, which searches; without, D
 
 Differs from the paper:
 - DTS* follows the best value, without a bonus for what was seldom visited;
-- a level may be left out of the branching.
+- in DTS half of the visits go to any child alike. By value alone, a child whose first roll-out was poor is hardly seen
+  again, while luck is found out: in the toy mixture that bias does not fall to half while NFE grow 16 times, with even
+  visits it falls to a quarter. It is there still where nodes are young: more NFE, or a larger ``growth``, mend it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from evosearch.scoring import score
 from evosearch.selection import finite
 from evosearch.types import Population, Reward, Sampler, Wave, concat, search
 
+_EVEN = 0.5  # share of DTS's visits that do not go by value
 _SLOWEST = 0.25  # growth; with less, it would take ages until a state gets another child
 
 
@@ -32,7 +35,7 @@ class _Node:
     p: Population | None
     children: list[_Node] = field(default_factory=list["_Node"])
     value: float = -math.inf
-    visits: int = 0
+    visits: float = 0
 
     def back_up(self, temperature: float) -> None:
         """The soft value: the logarithm of the mean of exp(value / temperature) over the children."""
@@ -50,11 +53,12 @@ class _Node:
             yield from child.leaves(temperature, log_p + share)
 
     def chosen(self, temperature: float, greedy: bool, rng: torch.Generator) -> _Node:
-        """The child of the best value, or one in proportion to exp(value / temperature)."""
+        """The child of the best value; or one in proportion to exp(value / temperature), but now and then any."""
         values = torch.tensor([child.value for child in self.children], dtype=torch.float64)
-        if not greedy and bool(values.isfinite().any()):
-            return self.children[int(torch.multinomial(torch.softmax(values / temperature, 0), 1, generator=rng))]
-        return self.children[int(values.argmax())]
+        if greedy or not bool(values.isfinite().any()):
+            return self.children[int(values.argmax())]
+        shares = (1 - _EVEN) * torch.softmax(values / temperature, 0) + _EVEN / len(values)
+        return self.children[int(torch.multinomial(shares, 1, generator=rng))]
 
 
 def _waves(
@@ -121,8 +125,11 @@ def tree(
         way = [root]
         while way[-1].children and len(way[-1].children) >= _most(way[-1], steps, width, growth):
             way.append(way[-1].chosen(temperature, greedy, rng))
-        leaf = way[-1]
-        if leaf.p is None or leaf.p.i < steps:
+        leaf, turns = way[-1], 1
+        if leaf.p is not None and leaf.p.i == steps:
+            # There is nothing to do before some state on the way may have another child.
+            turns = min(_lacking(node, steps, width, growth) for node in way[:-1])
+        else:
             p = sampler.prior(1) if leaf.p is None else leaf.p
             if sampler.cost(p, steps) > left:
                 break
@@ -137,12 +144,19 @@ def tree(
                 way.append(way[-1].children[-1])
             way[-1].children.append(_Node(finished, value=float(finite(finished.reward))))
         for node in reversed(way):
-            node.visits += 1
+            node.visits += turns
             if node.children:
                 node.back_up(temperature)
     if not greedy:
         ends, log_p = zip(*root.leaves(temperature), strict=True)
         yield replace(concat(*ends), log_weight=torch.tensor(log_p, dtype=torch.float64))
+
+
+def _lacking(node: _Node, steps: int, width: float, growth: float) -> int | float:
+    """Visits until a state may have another child."""
+    if node.p is not None and node.p.i >= steps - 1:
+        return math.inf
+    return max(1, math.ceil(((len(node.children) + 1) / width) ** (1 / growth)) - node.visits)
 
 
 def _most(node: _Node, steps: int, width: float, growth: float) -> int:
