@@ -330,6 +330,7 @@ def test_pools_of_saturation_resume(tmp_path, monkeypatch):
 @pytest.mark.parametrize("algorithm", ["best_of_n", "svdd"])
 def test_overhead_is_over_as_many_nfe_and_decodes(algorithm):
     found = overhead(algorithm=algorithm, n=2, steps=3, runs=1)
+    assert found.per_nfe * found.nfe * (found.steps[0] + found.decode[0]) == pytest.approx(found.search[0])
     assert found.nfe == (1 if algorithm == "best_of_n" else 5 / 6)  # 1 + 2 children in each of two steps
     assert found.decodes == (1 if algorithm == "best_of_n" else 5 / 2)
     expected = found.nfe * found.steps[0] + found.decodes * found.decode[0]

@@ -3,6 +3,8 @@
 import functools
 import inspect
 import json
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -443,6 +445,7 @@ def test_a_preset_stands_for_its_settings(preset):
     [
         ("particles", {"n": 4, "preset": "fks"}, "preset must be one of fk, das, svdd, bfs, got 'fks'"),
         ("particles", {"n": 4, "guidance": 1.0}, "reward must be differentiable for particles with guidance"),
+        ("evolution_strategy", {"n": 8, "batch": 3}, "batch must be at least 4, got 3"),
         ("tree", {"nfe": 50, "width": 0.5}, "width must be a number from 1, got 0.5"),
         ("tree", {"nfe": 50, "growth": 0.1}, "growth must be a number from 0.25 to 1, got 0.1"),
     ],
@@ -450,6 +453,56 @@ def test_a_preset_stands_for_its_settings(preset):
 def test_wrong_knobs(name, knobs, message):
     with pytest.raises(ValueError, match=message):
         list(getattr(searches, name)(sampler(STEPS), nearness, torch.Generator(), **knobs))
+
+
+def test_an_optimiser_of_a_single_number_is_refused():
+    with pytest.raises(ValueError, match="cells must leave an optimiser at least 2 numbers to vary, got 1"):
+        _found("evolution_strategy", {"n": 8, "cells": 1}, 0.0, s=sampler(STEPS, shape=(1, 4, 4)))
+
+
+@pytest.mark.parametrize(("quick", "answers"), [(4, 2), (STEPS, 8), (STEPS + 5, 8)])
+def test_a_bank_of_whole_samples_is_an_answer(quick, answers):
+    found = _found("lidar", {"bank": 6, "n": 2, "quick": quick}, 0.0)
+    assert len(found) == answers
+    s = _sampler("lidar")
+    s.prior(2)  # those that are guided come first
+    bank, _ = s.run(s.prior(6), STEPS, eta=0.0)
+    assert torch.equal(found.x[:6], bank.x) == (answers == 8)
+
+
+def test_epsilon_is_the_share_of_fresh_noises_from_the_first_round_on():
+    """Without fresh ones all candidates of a step lie around the particle's own noise."""
+
+    def spread(epsilon):
+        seen, s = [], sampler(STEPS)
+        step = s.step
+        s.step = lambda p, eta, noise=None: (noise is not None and seen.append(noise), step(p, eta, noise))[1]
+        knobs = {"rounds": 1, "candidates": 50, "epsilon": epsilon, "radius": 0.01}
+        list(searches.epsilon_greedy(s, nearness, torch.Generator().manual_seed(0), **knobs))
+        return float(torch.stack(seen).std(1).mean())
+
+    assert spread(0.0) < 0.02 < 0.8 < spread(1.0)
+
+
+def test_a_region_widens_with_success_and_narrows_with_failure():
+    centres, tried = (sampler(STEPS).prior(n) for n in (3, 4))
+    centres = replace(centres, reward=torch.tensor([0.0, 0.0, 0.0]))
+    tried = replace(tried, reward=torch.tensor([1.0, -1.0, -1.0, float("nan")]))
+    streak, widths = torch.tensor([2, -2, 2]), torch.tensor([0.8, 0.8, 0.8])
+    region = torch.tensor([0, 1, 0, 1])
+    streak, widths = sys.modules["evosearch.searches.trust_region"]._adapted(streak, widths, centres, tried, region)
+    assert widths.tolist() == pytest.approx([0.8 * 1.5, 0.8 / 1.5, 0.8])
+    assert streak.tolist() == [0, 0, 2]  # the third region was not tried
+
+
+def test_regions_take_turns_over_the_batches():
+    s, seen = sampler(STEPS), []
+    run = s.run
+    s.run = lambda p, *args, **kwargs: (seen.append(p), run(p, *args, **kwargs))[1]
+    reward = {"n": 45, "regions": 5, "batch": 3, "warm_up": 0.4}
+    list(searches.trust_region(s, lambda x: -x.flatten(1).square().sum(1) * 0, torch.Generator(), **reward))
+    parents = torch.cat([p.parent for p in seen[1:]]).tolist()
+    assert sorted(parents.count(k) for k in set(parents)) == [5, 5, 5, 6, 6]
 
 
 def test_a_given_quota_leaves_the_noises_what_is_over():

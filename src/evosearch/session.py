@@ -209,7 +209,8 @@ class Session:
         """Finish the best particle shown so far, or else the plain one: beside the budget, but counted."""
         self.meter.lift()
         if self._shown is not None:
-            p = self._shown[:1] if self._shown.reward is None else self._shown[top(self._shown.reward, 1)]
+            best = self._shown[:1] if self._shown.reward is None else self._shown[top(self._shown.reward, 1)]
+            p = best.given(best.x, torch.Generator().manual_seed(self.seed))  # a search may note its ways at the end
         else:
             p = (self.own.rewound() if isinstance(self.own, BaseSampler) else self.own).prior(1)
         finished, _ = self.sampler.run(p, self.own.steps, eta=self.eta)

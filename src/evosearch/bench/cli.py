@@ -42,7 +42,7 @@ def overhead(
     for name, seconds in shown:
         typer.echo(f"{name:15} " + "  ".join(f"{s:.2f}" for s in seconds) + " s")
     typer.echo(f"expected of {found.nfe:.2f} times its NFE and {found.decodes:.2f} its decodes: {found.expected:.2f} s")
-    typer.echo(f"ratio {found.ratio:.3f}, {found.nfe_per_second:.0f} NFE/s")
+    typer.echo(f"ratio {found.ratio:.3f}, {found.nfe_per_second:.0f} NFE/s; {found.per_nfe:.3f} at equal NFE alone")
 
 
 @app.command()
@@ -153,7 +153,8 @@ def claims(out: Results = Path("runs/claims"), table: Table = False, workers: Wo
         todo = recipe.all_cells()
         left = missing(todo, read(out))
         typer.echo(
-            f"bill: {len(left)} of {len(todo)} claims are left, {recipe.SEEDS} seeds of the toy mixture each; minutes"
+            f"bill: {len(left)} of {len(todo)} claims are left, {recipe.SEEDS} seeds of the toy mixture each; "
+            f"{len(left) / len(todo) * 3:.1f} min on two cores"
         )
         for done, cell in enumerate(recipe.run(todo, out, workers), 1):
             typer.echo(f"{done:3} of {len(left)}  {cell.search}, {cell.world}: {cell.says}")

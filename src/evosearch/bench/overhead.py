@@ -48,6 +48,11 @@ class Overhead:
         """Median time of the search over that of the stock pipeline for as many NFE and decodes."""
         return median(self.search) / self.expected
 
+    @property
+    def per_nfe(self) -> float:
+        """Median time of the search over that of the stock pipeline for as many NFE, a decode a sample."""
+        return median(self.search) / (self.nfe * (median(self.steps) + median(self.decode)))
+
 
 def overhead(
     model: str = "shapes-diffusion", *, algorithm: str = "best_of_n", n: int = 16, steps: int = 20, runs: int = 5

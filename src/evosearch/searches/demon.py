@@ -4,7 +4,6 @@ Yeh, Lee, Chen (2024), "Training-free Diffusion Model Alignment with Sampling De
 
 Differs from the paper:
 - a noise is judged by a few deterministic steps to the end, not by all of them;
-- the temperature of the tanh is the rewards' own spread at each step, that of the softmax a knob;
 - every step is searched but the last, which adds no noise.
 """
 

@@ -69,9 +69,9 @@ def epsilon_greedy(
             rows = torch.zeros(candidates, dtype=torch.int64)
             child = p.branch(rows, rng) if best is None else p[rows].born("branch", rng)
             z = sampler.noise(child.key, p.i, "step")
-            if best is not None:
-                near = torch.rand(candidates, generator=rng) >= epsilon
-                z = torch.where(near.view(-1, *[1] * len(shape)), _neighbours(pivot, child, rng, radius), z)
+            near = torch.rand(candidates, generator=rng) >= epsilon
+            near[0] &= best is not None  # the first pivot itself is among the candidates
+            z = torch.where(near.view(-1, *[1] * len(shape)), _neighbours(pivot, child, rng, radius), z)
             tried = preview(sampler.step(child, eta, z), sampler, reward)
             tried = tried if best is None else concat(best, tried)
             z = z if best is None else torch.cat([pivot, z])

@@ -37,7 +37,7 @@ def _waves(
     whole_number("n", n, 1)
     one_of("optimiser", optimiser, OPTIMISERS)
     whole_number("cells", cells, 1)
-    whole_number("batch", batch, 2)
+    whole_number("batch", batch, 4)
     above_zero("spread", spread)
     return in_rounds(steps, n, batch)
 
@@ -78,6 +78,8 @@ def evolution_strategy(
     base = noise = sampler.prior(first.particles)
     grid = sampler.to_grid(noise_of(base.x, sampler))
     part = coarse(grid, block_of(grid, cells))
+    if part.numel() < 2:
+        raise ValueError(f"cells must leave an optimiser at least 2 numbers to vary, got 1 with cells={cells}")
     seed = int(torch.randint(2**31, (), generator=rng))
     ask, tell = _MAKERS[optimiser](part.numel(), batch, spread, seed)
     for wave in (*rounds, None):

@@ -76,14 +76,18 @@ def lidar(
         eta: 0 = ODE.
 
     Yields:
-        The finished samples.
+        The bank, where its samples are of all steps; the finished samples.
     """
     _waves(sampler.steps, bank=bank, n=n, quick=quick, strength=strength, temperature=temperature, until=until)
     p = sampler.prior(n)
     drawn = sampler.prior(bank)
     ends, _ = sampler.run(drawn, sampler.steps, eta=0.0, through=foreseen(0, sampler.steps, quick))
-    # Of fewer steps than the sampler's they are no answers, only previews.
-    value = score(replace(drawn, x0=ends.x), sampler, reward).reward
+    if quick >= sampler.steps:
+        scored = score(ends, sampler, reward)
+        yield scored
+    else:  # of fewer steps than the sampler's they are no answers, only previews
+        scored = score(replace(drawn, x0=ends.x), sampler, reward)
+    value = scored.reward
     assert value is not None
     while p.i < sampler.steps:
         p = sampler.predict(p)
