@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evosearch.bench import claims, compare, saturation, toy
+from evosearch.bench import claims, compare, heritability, saturation, toy
 from evosearch.bench.cells import read
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -39,6 +39,15 @@ def test_every_interval_is_one_that_is_printed():
     intervals = set(re.findall(r"[+-]\d\.\d{4} \([^)]*\)", PAGE))
     assert len(intervals) > 30
     assert not {interval for interval in intervals if not any(interval in table for table in tables)}
+
+
+@pytest.mark.parametrize("folder", sorted(EVIDENCE.glob("heritability/*")), ids=lambda folder: folder.name)
+def test_tables_of_heritability(folder):
+    rows, page = read(folder), (DOCS / "heritability.md").read_text()
+    assert len(rows) == 2 * heritability.PROMPTS
+    for reward in heritability.REWARDS:
+        assert heritability.foretold(rows, reward) in page
+        assert all(heritability.table(rows, reward, eta) in page for eta in heritability.ETAS)
 
 
 @pytest.mark.parametrize("reward", toy.REWARDS)
