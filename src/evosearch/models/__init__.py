@@ -76,6 +76,8 @@ def load(
     try:
         if quantize:
             kwargs["quantization_config"] = _quantization(quantize, parts)
+            if device == "cpu":
+                raise ValueError(f"quantize={quantize!r} needs an accelerator as device, got 'cpu'; leave it out")
         chosen = _precision(parts["_class_name"], name, device) if dtype is None else _dtype(dtype)
         pipe = DiffusionPipeline.from_pretrained(source, **{"use_safetensors": True, "dtype": chosen, **kwargs})
     except OSError as error:
@@ -86,7 +88,7 @@ def load(
     if suited := {key: better for key, (shipped, better) in known.items() if config.get(key) == shipped}:
         pipe.scheduler = type(pipe.scheduler).from_config(config, **suited)
     if vae_tiling:
-        if not hasattr(getattr(pipe, "vae", None), "enable_tiling"):
+        if not hasattr(getattr(pipe, "vae", None), "use_tiling"):  # all have enable_tiling, which raises in some
             raise ValueError(
                 f"vae_tiling: the autoencoder of {type(pipe).__name__} does not decode in tiles; leave it out"
             )
@@ -149,6 +151,8 @@ def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[st
     for option in ("trust_remote_code", "custom_pipeline"):
         if option in kwargs:
             raise ValueError(f"{option} is never used here: code that comes with weights can do anything")
+    if not kwargs.get("use_safetensors", True):
+        raise ValueError("use_safetensors must be true: weights in pickles can do anything; convert them first")
     folder = Path(name)
     if name in BUNDLED:
         return

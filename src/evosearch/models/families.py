@@ -65,6 +65,7 @@ _WAN = "WanPipeline"
 
 FAMILIES = (
     # Images.
+    Family("SD Turbo", _SD, 1, {"guidance_scale": 0.0}, named="turbo", half="float16"),
     Family("SD 2.1", _SD, 50, {"guidance_scale": 7.5}, where={"unet.cross_attention_dim": 1024}, half="float16"),
     Family("SD 1.5", _SD, 50, {"guidance_scale": 7.5}, where={"unet.cross_attention_dim": 768}, half="float16"),
     Family("SDXL Turbo", _SDXL, 4, {"guidance_scale": 0.0}, named="turbo", half="float16"),
