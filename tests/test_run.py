@@ -502,6 +502,14 @@ def test_a_micro_batch_suits_the_generations():
     assert batch_of(pipe, search, {}, "60s", 20, most=16) == 16
 
 
+def test_a_run_says_the_precision_and_the_schedulers_settings():
+    pipe = es.load("shapes-diffusion", dtype="bfloat16")
+    asked = {"prompt": "a red circle", "reward": "shapes", "budget": 2, "steps": 2}
+    settings = toy.found(pipe=pipe, algorithm="best_of_n", **asked).settings
+    assert settings["dtype"] == {"vae": "bfloat16", "text_encoder": "bfloat16", "unet": "bfloat16"}
+    assert settings["scheduler_config"]["timestep_spacing"] == "trailing"
+
+
 # What is refused
 
 

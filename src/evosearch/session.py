@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 import diffusers
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evosearch import models
 from evosearch.budget import Budget, BudgetExhausted, Meter, Pace, describe
@@ -281,6 +282,8 @@ def _settings(session: Session, budget: Any) -> dict[str, Any]:
             "model": models.name_of(pipe),
             "pipeline": type(pipe).__name__,
             "scheduler": type(pipe.scheduler).__name__,
+            "scheduler_config": {k: _plain(v) for k, v in pipe.scheduler.config.items() if not k.startswith("_")},
+            "dtype": _precisions(pipe),
             "frame_rate": models.frame_rate(pipe),
             "pipeline_kwargs": {name: _plain(value) for name, value in own.kwargs.items()},
         }
@@ -289,6 +292,18 @@ def _settings(session: Session, budget: Any) -> dict[str, Any]:
         "versions": versions | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
     }
+
+
+def _precisions(pipe: Any) -> dict[str, str]:
+    """The type that most of the numbers of each part of a pipeline have: its precision, or that of its quantisation."""
+    found: dict[str, str] = {}
+    for name, part in pipe.components.items():
+        sizes = Counter[str]()
+        for weight in part.parameters() if isinstance(part, nn.Module) else ():
+            sizes[str(weight.dtype).removeprefix("torch.")] += weight.numel()
+        if sizes:
+            found[name] = sizes.most_common(1)[0][0]
+    return found
 
 
 def _plain(value: Any) -> Any:
