@@ -77,13 +77,19 @@ def kinds(steps: int, eta: float) -> list[Kind]:
     return [Kind(level, rate) for level in levels for rate in (RATES if eta == 0 else (SAME, *RATES))]
 
 
+def _drafts(steps: int, eta: float) -> list[int]:
+    """Steps of the drafts that are looked at; under the SDE a draft has other noise than the sample."""
+    return [round(share * steps) for share in DRAFTS] if eta == 0 else []
+
+
 def bill(todo: Sequence[Cell], steps: int = 20) -> int:
     """NFE that these families take."""
 
     def nfe(cell: Cell) -> int:
         children = PARENTS + BEST * BROOD
-        drafts = sum(round(share * steps) for share in DRAFTS) if cell.eta == 0 else 0
-        return PARENTS * (steps + drafts) + children * sum(steps - kind.level for kind in kinds(steps, cell.eta))
+        return PARENTS * (steps + sum(_drafts(steps, cell.eta))) + children * sum(
+            steps - kind.level for kind in kinds(steps, cell.eta)
+        )
 
     return sum(map(nfe, todo))
 
@@ -130,7 +136,8 @@ def families(sampler: Sampler, rewards: Mapping[str, TensorReward], prompt: str)
     """
     judged = _judge(sampler, rewards, prompt)
     rng = torch.Generator().manual_seed(0)
-    found = kinds(sampler.steps, getattr(sampler, "eta", 0.0))
+    eta: float = getattr(sampler, "eta", 0.0)
+    found = kinds(sampler.steps, eta)
     looks = [round(share * sampler.steps) for share in LOOKS]
     levels = sorted({kind.level for kind in found} | set(looks))
     noises = sampler.prior(PARENTS)
@@ -138,7 +145,6 @@ def families(sampler: Sampler, rewards: Mapping[str, TensorReward], prompt: str)
     parents = judged(finished)
     best = top(torch.tensor(parents[next(iter(rewards))]), BEST)
     rows = torch.cat([torch.arange(PARENTS), best.repeat_interleave(BROOD)])
-    drafts = [round(share * sampler.steps) for share in DRAFTS] if getattr(sampler, "eta", 0.0) == 0 else []
     children: list[dict[str, Any]] = []
     for kind in found:
         child = mutate(states[kind.level][rows], sampler, rng, rate=kind.rate)
@@ -149,7 +155,7 @@ def families(sampler: Sampler, rewards: Mapping[str, TensorReward], prompt: str)
         "sigma": {level: round(float(sampler.path.sigma[level]), 4) for level in levels},
         "parents": parents,
         "previews": {level: judged(states[level]) for level in looks},
-        "drafts": {draft: judged(_draft(noises, sampler, draft)) for draft in drafts},
+        "drafts": {draft: judged(_draft(noises, sampler, draft)) for draft in _drafts(sampler.steps, eta)},
         "children": children,
     }
 
