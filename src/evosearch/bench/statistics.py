@@ -1,4 +1,8 @@
-"""How sure a difference is."""
+"""How sure a difference is.
+
+Bootstrap intervals are expanded percentiles (Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
+section 5.3): plain percentiles are as narrow as if the spread were known, and of 30 groups cover 93 %, of 6 86 %.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +40,11 @@ def clustered_mean(groups: Mapping[str, Sequence[float]], resamples: int = 10_00
     counts = np.array([len(values) for values in groups.values()])
     draws = np.random.default_rng(seed).integers(len(totals), size=(resamples, len(totals)))
     means = totals[draws].sum(1) / counts[draws].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(totals.sum() / counts.sum()), float(low), float(high))
+    return Interval(float(totals.sum() / counts.sum()), *_expanded(means, len(totals)))
 
 
 def clustered(
-    groups: Sequence[T], statistic: Callable[[Sequence[T]], float], resamples: int = 1000, seed: int = 0
+    groups: Sequence[T], statistic: Callable[[Sequence[T]], float], resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """Any statistic of groups, with a bootstrap interval that resamples whole groups.
 
@@ -50,8 +53,7 @@ def clustered(
     """
     draws = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
     found = [statistic([groups[k] for k in draw]) for draw in draws]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Interval(statistic(groups), float(low), float(high))
+    return Interval(statistic(groups), *_expanded(np.array(found), len(groups)))
 
 
 def small_mean(values: Sequence[float]) -> Interval:
@@ -65,3 +67,12 @@ def small_mean(values: Sequence[float]) -> Interval:
         return Interval(mean, mean, mean)
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return Interval(mean, mean - half, mean + half)
+
+
+def _expanded(found: np.ndarray, n: int) -> tuple[float, float]:
+    """The 95 % interval from what the resamples of n groups gave, by quantiles further out than 2.5 %."""
+    if n < 2:
+        return float(found.min()), float(found.max())
+    tail = float(stats.norm.cdf(stats.t.ppf(0.025, n - 1) * (n / (n - 1)) ** 0.5))
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return float(low), float(high)
