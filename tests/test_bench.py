@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import evosearch as es
 from evosearch.bench import compare, device, saturation
 from evosearch.bench.cells import fingerprint, missing, read
 from evosearch.bench.overhead import overhead
@@ -295,12 +296,27 @@ def test_prompts_of_saturation_are_the_hardest(model):
 def test_best_of_many_averages_over_disjoint_sets():
     rising = {"rewards": (np.arange(1000) / 1000).tolist()}  # the best of ten in a row is the tenth
     flat = {"rewards": [1.0] * 1000}
-    lines = saturation.table([row | {"prompt": "a red circle"} for row in (rising, flat)]).splitlines()
-    full = saturation.maximum("a red circle")
-    assert 0.9 < full < 0.99
-    below = 1 - np.mean([k / 1000 >= full for k in range(9, 1000, 10)])
-    assert lines[2] == f"| 10 | 0.7520 | 60% | {below / 2:.0%} |"
-    assert lines[4] == "| 1,000 | 0.9995 | 100% | 0% |"
+    autoencoder = es.load("shapes-diffusion").vae
+    lines = saturation.table([row | {"prompt": "a red circle"} for row in (rising, flat)], autoencoder).splitlines()
+    tops = saturation.maximum("a red circle"), saturation.passable("a red circle", autoencoder)
+    assert 0.9 < tops[0] < 0.99
+    own, decoded = (1 - np.mean([k / 1000 >= top for k in range(9, 1000, 10)]) for top in tops)
+    assert lines[2] == f"| 10 | 0.7520 | 60% | {own / 2:.0%} | {decoded / 2:.0%} |"
+    assert lines[4] == "| 1,000 | 0.9995 | 100% | 0% | 0% |"
+
+
+@pytest.mark.parametrize(("model", "prompt"), [("shapes-flow", "a red circle"), ("shapes-video", "a red circle stays")])
+def test_what_an_autoencoder_lets_through(model, prompt):
+    autoencoder = es.load(model).vae
+    samples = saturation.drawn([parse(prompt)] * 2, np.random.default_rng(1))
+    passed = saturation.round_trip(autoencoder, samples)
+    assert passed.shape == samples.shape
+    assert 0 < (passed - samples).abs().mean() < 0.02
+    assert 0.8 < saturation.passable(prompt, autoencoder) < 1
+    with torch.no_grad():
+        for weight in autoencoder.decoder.parameters():
+            weight.mul_(0.5)
+    assert saturation.passable(prompt, autoencoder) < 0.8
 
 
 @pytest.mark.parametrize("model", ["shapes-flow", "shapes-video"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from evosearch import models
 from evosearch.bench import claims, compare, heritability, saturation, toy
 from evosearch.bench.cells import read
 
@@ -26,7 +27,7 @@ def test_tables_of_the_comparison(folder):
 def test_tables_of_saturation(folder):
     rows = read(folder)
     assert len(rows) == saturation.PROMPTS
-    assert saturation.table(rows) in PAGE
+    assert saturation.table(rows, models.load(rows[0]["model"]).vae) in PAGE
 
 
 def test_every_interval_is_one_that_is_printed():

@@ -14,12 +14,12 @@ import torch
 from command import LARGE, MODELS
 from diffusers import DiffusionPipeline
 from export import table
-from shapes_data import clips, pictures
 from torch import Tensor
 
+from evosearch.bench import saturation
 from evosearch.models import defaults
 from evosearch.rewards.shapes import ShapesReward, detect
-from evosearch.shapes import HELD_OUT_PAIRS, MAX_OBJECTS, Scene, held_out, parse, sample_scene
+from evosearch.shapes import HELD_OUT_PAIRS, MAX_OBJECTS, Scene, held_out, sample_scene
 
 _GUIDED = {f"guidance {scale:g}": {"guidance_scale": scale} for scale in (1.0, 2.0, 3.0, 5.0)}
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
@@ -140,29 +140,27 @@ def share(successes: int, trials: int) -> str:
 
 
 def round_trip(autoencoder: Any, moving: bool) -> str:
-    """How much of fresh pictures or clips survives encoding and decoding."""
-    survived = objects = 0
-    whole: list[Tensor] = []
-    for start in range(0, ROUND_TRIPS, BATCH):
-        samples, captions = (clips if moving else pictures)(seed=3, start=start, count=BATCH)
-        with torch.inference_mode():
-            decoded = autoencoder.decode(autoencoder.encode(samples).latent_dist.mean).sample
-        if moving:
-            decoded = decoded.transpose(1, 2)
-        decoded = (decoded / 2 + 0.5).clamp(0, 1)
-        whole.append(ShapesReward().exact(decoded, captions))
-        for sample, caption in zip(decoded, captions, strict=True):
-            for picture in sample if moving else [sample]:
-                found = [(item.colour, item.shape) for item in detect(to_pixels(picture))]
-                for group in parse(caption).groups:
-                    objects += group.count
-                    survived += min(group.count, found.count((group.colour, group.shape)))
+    """How much of pictures or clips of held-out captions survives encoding and decoding, without and with new pairs."""
     kind, place = ("clips", " in single frames") if moving else ("pictures", "")
-    exact = share(int(torch.cat(whole).sum()), ROUND_TRIPS)
-    return (
-        f"{share(survived, objects)} of {objects} objects{place} keep colour and shape, "
-        f"{exact} of {ROUND_TRIPS} {kind} stay exact"
-    )
+    parts: list[str] = []
+    for pairs, of in ((False, "known pairs"), (True, "a held-out pair")):
+        scenes, rng = held_out_scenes(ROUND_TRIPS, pairs, moving), np.random.default_rng(3)
+        survived = objects = whole = 0
+        for start in range(0, ROUND_TRIPS, BATCH):
+            batch = scenes[start : start + BATCH]
+            decoded = saturation.round_trip(autoencoder, saturation.drawn(batch, rng))
+            whole += int(ShapesReward().exact(decoded, [scene.caption for scene in batch]).sum())
+            for sample, scene in zip(decoded, batch, strict=True):
+                for picture in sample if moving else [sample]:
+                    found = [(item.colour, item.shape) for item in detect(to_pixels(picture))]
+                    for group in scene.groups:
+                        objects += group.count
+                        survived += min(group.count, found.count((group.colour, group.shape)))
+        parts.append(
+            f"of {ROUND_TRIPS} {kind} with {of}, {share(whole, ROUND_TRIPS)} stay exact, "
+            f"and of their {objects:,} objects{place} {share(survived, objects)} keep colour and shape"
+        )
+    return "; ".join(parts)
 
 
 def to_pixels(sample: Tensor) -> np.ndarray:

@@ -71,7 +71,7 @@ def compare(
         share, chosen = _part(part), _seeds(seeds)
         todo = recipe.all_cells(recipe.prompts(model), chosen)
         left = missing(todo, read(out))
-        typer.echo(f"bill: {len(left)} of {len(todo)} runs are left, {_hours(recipe.bill(left))}")
+        typer.echo(f"bill: {len(left)} of {len(todo)} runs are left, {_bill(recipe.bill(left), model)}")
         for cell in recipe.run(todo, out, model, reward, part=share, dtype=dtype):
             typer.echo(f"{cell.budget:6} NFE  seed {cell.seed}  {cell.method}: {cell.prompt}")
     rows = _results(out)
@@ -92,6 +92,7 @@ def saturation(
     """Is the world rich enough? Best of 10, 100 and 1,000 samples of the hardest prompts; resumes by cell."""
     import torch
 
+    from evosearch import models
     from evosearch.bench import saturation as recipe
     from evosearch.bench.cells import missing, read
 
@@ -101,10 +102,11 @@ def saturation(
         share = _part(part)
         todo = recipe.all_cells(model)
         left = missing(todo, read(out))
-        typer.echo(f"bill: {len(left)} of {len(todo)} prompts are left, {_hours(recipe.bill(left))}")
+        typer.echo(f"bill: {len(left)} of {len(todo)} prompts are left, {_bill(recipe.bill(left), model)}")
         for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
             typer.echo(cell.prompt)
-    typer.echo(recipe.table(_results(out)))
+    rows = _results(out)
+    typer.echo(recipe.table(rows, models.load(rows[0]["model"]).vae))
 
 
 @app.command()
@@ -131,7 +133,7 @@ def heritability(
         share = _part(part)
         todo = recipe.all_cells(model)
         left = missing(todo, read(out))
-        typer.echo(f"bill: {len(left)} of {len(todo)} cells are left, {_hours(recipe.bill(left))}")
+        typer.echo(f"bill: {len(left)} of {len(todo)} cells are left, {_bill(recipe.bill(left), model)}")
         for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
             typer.echo(f"eta {cell.eta:g}: {cell.prompt}")
     rows = _results(out)
@@ -225,8 +227,13 @@ def _results(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _hours(nfe: int) -> str:
-    return f"{nfe:,} NFE; {nfe / 3600 / 200:.1f} h at 200 NFE/s"
+_PACE = {"shapes-diffusion": 120, "shapes-flow": 80, "shapes-video": 35}
+"""NFE/s of a process of one thread, as measured on a server's core, with decoding and scoring."""
+
+
+def _bill(nfe: int, model: str) -> str:
+    pace = _PACE.get(model)
+    return f"{nfe:,} NFE" + (f"; {nfe / 3600 / pace:.1f} h of one core at {pace} NFE/s" if pace else "")
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from evosearch import models
 from evosearch.bench.cells import Cells, fingerprint
 from evosearch.rewards.shapes import EXACT, ShapesReward
 from evosearch.run import search
-from evosearch.shapes import held_out, layout, parse, render, sample_scene
+from evosearch.shapes import Scene, held_out, layout, parse, render, sample_scene
 from evosearch.shapes_clips import film, travel
 
 SAMPLES = 1000
@@ -80,24 +81,53 @@ def run(
 
 def maximum(prompt: str) -> float:
     """What the world's own pictures or clips of a prompt score on average: no search can be asked for more."""
-    scene, rng = parse(prompt), np.random.default_rng(0)
-    if scene.moving:
-        samples = np.stack([film(travel(scene, rng), rng) for _ in range(TRUE)])
-    else:
-        samples = np.stack([render(layout(scene, rng), rng) for _ in range(TRUE)])
-    rewards = ShapesReward()(torch.tensor(samples / 255).float().movedim(-1, -3), [prompt] * TRUE)
-    return float(rewards.mean())
+    return float(_judged(_own(prompt), prompt).mean())
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: the best of so many samples, averaged over disjoint sets of them and over prompts."""
-    full = np.array([[maximum(row["prompt"])] for row in rows])
-    lines = [
-        f"| best of | mean reward (the world's own: {full.mean():.4f}) | exact | below the world's own |",
-        "|---:|---:|---:|---:|",
-    ]
+def passable(prompt: str, autoencoder: Any) -> float:
+    """What the best of the world's own scores after an autoencoder, which all that its pipeline samples must pass."""
+    return float(_judged(round_trip(autoencoder, _own(prompt)), prompt).max())
+
+
+def _own(prompt: str) -> Tensor:
+    return drawn([parse(prompt)] * TRUE, np.random.default_rng(0))
+
+
+def _judged(samples: Tensor, prompt: str) -> Tensor:
+    return ShapesReward()(samples, [prompt] * len(samples))
+
+
+def drawn(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
+    """The world's own pictures or clips of scenes that all move or all stand, (N, [F,] 3, H, W) in [0, 1]."""
+    pixels = [film(travel(s, rng), rng) if s.moving else render(layout(s, rng), rng) for s in scenes]
+    return torch.tensor(np.stack(pixels) / 255).float().movedim(-1, -3)
+
+
+@torch.inference_mode()
+def round_trip(autoencoder: Any, samples: Tensor) -> Tensor:
+    """Encode and decode pictures (N, 3, H, W) or clips (N, F, 3, H, W) in [0, 1]."""
+    x = samples.transpose(1, 2) if samples.ndim == 5 else samples
+    latents = autoencoder.encode((2 * x - 1).to(autoencoder.dtype)).latent_dist.mean
+    decoded = (autoencoder.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
+    return decoded.transpose(1, 2) if samples.ndim == 5 else decoded
+
+
+def table(rows: Sequence[dict[str, Any]], autoencoder: Any) -> str:
+    """Markdown: the best of so many samples, averaged over disjoint sets of them and over prompts.
+
+    Args:
+        rows: A pool each.
+        autoencoder: The pipeline's.
+    """
+    tops = {
+        "the world's own": np.array([[maximum(row["prompt"])] for row in rows]),
+        f"the best of {TRUE}, decoded": np.array([[passable(row["prompt"], autoencoder)] for row in rows]),
+    }
+    below = " | ".join(f"below {name} ({top.mean():.4f})" for name, top in tops.items())
+    lines = [f"| best of | mean reward | exact | {below} |", "|---:|---:|---:|---:|---:|"]
     for size in SIZES:
         pools = [np.array(row["rewards"]) for row in rows]
         best = np.stack([pool[: len(pool) // size * size].reshape(-1, size).max(1) for pool in pools])
-        lines.append(f"| {size:,} | {best.mean():.4f} | {(best >= EXACT).mean():.0%} | {(best < full).mean():.0%} |")
+        shares = " | ".join(f"{(best < top).mean():.0%}" for top in tops.values())
+        lines.append(f"| {size:,} | {best.mean():.4f} | {(best >= EXACT).mean():.0%} | {shares} |")
     return "\n".join(lines)
