@@ -9,6 +9,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from pipelines import CASES
 
+import evosearch as es
 from evosearch.hooks import denoisers
 from evosearch.pipeline import PipelineSampler
 from evosearch.scoring import preview
@@ -414,6 +415,14 @@ def test_refuses_several_at_a_time_where_the_decoder_cannot():
     case = CASES["hunyuan_video15"]
     with pytest.raises(ValueError, match="batch_size must be 1 for HunyuanVideo15Pipeline"):
         PipelineSampler(case.build(), PROMPT, batch_size=2, **case.kwargs)
+
+
+def test_a_search_takes_one_at_a_time_there_by_itself():
+    case = CASES["hunyuan_video15"]
+    result = es.search(
+        case.build(), PROMPT, "jpeg", "best_of_n", n=2, steps=2, pipeline_kwargs=case.kwargs, progress=False
+    )
+    assert result.settings["batch_size"] == 1 and result.cost.nfe == 4
 
 
 def test_refuses_free_init():

@@ -99,7 +99,7 @@ class PipelineSampler(BaseSampler):
             raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if batch_size > 1 and type(pipe).__name__ in _ONE_AT_A_TIME:
+        if batch_size > 1 and one_at_a_time(pipe):
             raise ValueError(f"batch_size must be 1 for {type(pipe).__name__}, which decodes one at a time")
         self.batch_size, self.seed = batch_size, seed
         self._asked = steps
@@ -323,6 +323,11 @@ class PipelineSampler(BaseSampler):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def one_at_a_time(pipe: Any) -> bool:
+    """Whether a pipeline can decode but one sample at a time."""
+    return type(pipe).__name__ in _ONE_AT_A_TIME
 
 
 def check_arguments(pipe: Any, kwargs: dict[str, Any]) -> dict[str, inspect.Parameter]:

@@ -11,6 +11,7 @@ from typing import Any
 from evosearch import models, rewards
 from evosearch.budget import Budget
 from evosearch.checks import differentiable, is_number, whole_number
+from evosearch.pipeline import one_at_a_time
 from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
 from evosearch.result import Result
 from evosearch.rewards import TensorReward
@@ -53,7 +54,8 @@ def search(
         steps: Denoising steps; what suits the model by default.
         eta: 0 = ODE, 1 = ancestral SDE; the algorithm's own by default.
         seed: All noise and all choices follow from it.
-        batch_size: Particles in one pass of the model, at most: fewer where small generations would waste the rest.
+        batch_size: Particles in one pass of the model, at most: fewer where small generations would waste the rest,
+            one where the pipeline decodes one at a time.
         run_dir: New folder for the manifest, the media and the report; nothing is written without.
         progress: Show a progress bar.
         held_out: Reward or list of rewards that judge what is kept and never steer.
@@ -239,7 +241,7 @@ def _session(
 ) -> Session:
     """The search of one prompt, in micro-batches of the size that suits it."""
     most = whole_number("batch_size", batch_size, 1)
-    size = batch_of(pipe, asked.algorithm, knobs, budget, steps, most)
+    size = batch_of(pipe, asked.algorithm, knobs, budget, steps, 1 if one_at_a_time(pipe) else most)
     sampler = sampler_of(
         pipe, prompt, steps=steps, eta=eta, seed=seed, batch_size=size, pipeline_kwargs=pipeline_kwargs
     )
