@@ -114,6 +114,34 @@ def test_every_script_trains_and_writes_a_model_that_loads_with_its_card(scripts
     assert all(f"| {stage} | 2 | 0 | " in card for stage in stages)
 
 
+@pytest.mark.parametrize(
+    ("name", "stage", "lacking"),
+    [
+        ("shapes-diffusion", "denoiser", "autoencoder"),
+        ("shapes-diffusion", "export", "denoiser"),
+        ("shapes-flow", "export", "transformer"),
+        ("shapes-video", "transformer", "films"),
+        ("shapes-video", "export", "transformer"),
+        ("shapes-diffusion-large", "export", "denoiser"),
+        ("shapes-clip", "export", "clip"),
+    ],
+)
+def test_a_stage_says_which_stage_it_needs(scripts, tmp_path, monkeypatch, name, stage, lacking):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["train.py", stage, "--runs", str(runs), "--out", str(out)])
+    with pytest.raises(SystemExit, match=rf"^stage {lacking} must .* run it first: python train\.py {lacking}$"):
+        scripts(f"train_{name.replace('-', '_')}").main()
+    assert not out.exists()
+
+
+def test_a_stage_that_was_left_out_has_no_facts(scripts, tmp_path):
+    stills, films = tmp_path / "stills.safetensors", tmp_path / "films.safetensors"
+    scripts("loop").save_tensors(films, {"weight": torch.zeros(1)}, {"step": "3", "seconds": "60"})
+    scripts("export").write(Path.mkdir, tmp_path / "out", [stills, films])
+    facts = scripts("export").stages(tmp_path / "out")
+    assert {stage: (done["steps"], done["minutes"]) for stage, done in facts.items()} == {"films": (3, 1)}
+
+
 def test_the_large_model_has_four_times_the_parameters_and_compute(scripts):
     denoiser, large = scripts("denoiser"), scripts("train_shapes_diffusion_large")
     folder = Path(evosearch.models.__file__).parent / "shapes-diffusion"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,25 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 FACTS = "training.json"
+
+
+def trained(checkpoint: Path, finished: Path | None = None) -> Path:
+    """The checkpoint of a stage that others need.
+
+    Args:
+        checkpoint: Where it should be.
+        finished: Part of a finished model whose weights do as well.
+
+    Raises:
+        SystemExit: There is neither.
+    """
+    if not checkpoint.exists() and (finished is None or not finished.exists()):
+        stage = checkpoint.stem
+        raise SystemExit(
+            f"stage {stage} must have been trained, but there is no {checkpoint}; "
+            f"run it first: python {sys.argv[0]} {stage}"
+        )
+    return checkpoint
 
 
 def write(save: Callable[[Path], object], folder: Path, checkpoints: list[Path]) -> None:
@@ -31,8 +51,9 @@ def write(save: Callable[[Path], object], folder: Path, checkpoints: list[Path])
     for weights in temporary.rglob("*.safetensors"):
         halves = {name: value.half() for name, value in load_file(weights).items()}
         save_tensors(weights, halves, {"format": "pt"})
-    # A stage without a checkpoint is one whose weights were taken over from the finished model.
-    facts = {path.stem: _facts(path) if path.exists() else stages(folder)[path.stem] for path in checkpoints}
+    # A stage without a checkpoint is one whose weights were taken over from the finished model, or one left out.
+    done = stages(folder) | {path.stem: _facts(path) for path in checkpoints if path.exists()}
+    facts = {path.stem: done[path.stem] for path in checkpoints if path.stem in done}
     (temporary / FACTS).write_text(json.dumps({"stages": facts}, indent=2) + "\n")
     for source in filter(Path.is_file, temporary.rglob("*")):
         target = folder / source.relative_to(temporary)

@@ -11,7 +11,7 @@ import clip
 import evaluate_clip
 import tokens
 from command import Command
-from export import write
+from export import trained, write
 from transformers import CLIPImageProcessorPil
 
 STAGES = ("clip", "export", "card")
@@ -34,7 +34,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     """Write the model with its tokenizer and its image processor."""
     half, square = [0.5] * 3, {"height": 64, "width": 64}
     processor = CLIPImageProcessorPil(image_mean=half, image_std=half, size={"shortest_edge": 64}, crop_size=square)
-    parts = (clip.load(checkpoint), tokens.tokenizer(), processor)
+    parts = (clip.load(trained(checkpoint)), tokens.tokenizer(), processor)
     write(lambda at: [part.save_pretrained(at) for part in parts], folder, [checkpoint])
 
 

@@ -15,7 +15,7 @@ import evaluate
 import tokens
 import torch
 from command import Command
-from export import write
+from export import trained, write
 
 STAGES = ("autoencoder", "denoiser", "export", "card")
 
@@ -30,9 +30,9 @@ def main() -> None:
         model = model.to(memory_format=torch.channels_last)
         autoencoder.fit(model, plan, first, partial(autoencoder.draw, plan.seed))
     if "denoiser" in command.stages:
-        vae, vocabulary = autoencoder.load(first, command.device, command.out), tokens.tokenizer()
+        vae = autoencoder.load(trained(first, command.out / "vae"), command.device, command.out)
         model = command.start(denoiser.Denoiser, denoiser.restore)
-        denoiser.fit(model, command.plan(1e-3, steps=5000), second, vae, vocabulary, command.compiled)
+        denoiser.fit(model, command.plan(1e-3, steps=5000), second, vae, tokens.tokenizer(), command.compiled)
     if "export" in command.stages:
         export(first, second, command.out)
     if "card" in command.stages:
@@ -41,8 +41,9 @@ def main() -> None:
 
 def export(autoencoder_checkpoint: Path, denoiser_checkpoint: Path, folder: Path) -> None:
     """Write the pipeline."""
-    vae = autoencoder.load(autoencoder_checkpoint, torch.device("cpu"), folder)
-    pipeline = denoiser.pipeline(denoiser.load(denoiser_checkpoint), vae)
+    model = denoiser.load(trained(denoiser_checkpoint))
+    vae = autoencoder.load(trained(autoencoder_checkpoint, folder / "vae"), torch.device("cpu"), folder)
+    pipeline = denoiser.pipeline(model, vae)
     write(pipeline.save_pretrained, folder, [autoencoder_checkpoint, denoiser_checkpoint])
 
 

@@ -13,7 +13,7 @@ import evaluate
 import tokens
 from command import LARGE, MODELS, Command
 from diffusers import AutoencoderKL
-from export import write
+from export import trained, write
 
 WIDTH = 256
 STEPS = 3300
@@ -30,7 +30,7 @@ def main() -> None:
         plan = command.plan(7e-4, steps=STEPS)
         denoiser.fit(model, plan, checkpoint, vae.to(command.device), tokens.tokenizer(), command.compiled)
     if "export" in command.stages:
-        pipeline = denoiser.pipeline(denoiser.load(checkpoint, WIDTH), vae.cpu())
+        pipeline = denoiser.pipeline(denoiser.load(trained(checkpoint), WIDTH), vae.cpu())
         write(pipeline.save_pretrained, command.out, [checkpoint])
     if "card" in command.stages:
         evaluate.write_card(command.name, command.out)

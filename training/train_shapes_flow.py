@@ -14,7 +14,7 @@ import flow_transformer
 import tokens
 from command import MODELS, Command
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
-from export import write
+from export import trained, write
 
 STAGES = ("transformer", "export", "card")
 
@@ -42,7 +42,7 @@ def autoencoder() -> AutoencoderKL:
 
 def export(checkpoint: Path, folder: Path) -> None:
     """Write the pipeline."""
-    model = flow_transformer.load(checkpoint)
+    model = flow_transformer.load(trained(checkpoint))
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae=autoencoder(),

@@ -17,7 +17,7 @@ import video_autoencoder
 import video_transformer
 from command import Command
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
-from export import write
+from export import trained, write
 from loop import averaged_weights
 
 STAGES = ("stills", "films", "transformer", "export", "card")
@@ -38,7 +38,7 @@ def main() -> None:
         plan = command.plan(5e-4, steps=960, muon=10)
         autoencoder.fit(model, plan, films, partial(video_autoencoder.films, plan.seed), half=True)
     if "transformer" in command.stages:
-        vae = video_autoencoder.load(films, command.device, command.out)
+        vae = video_autoencoder.load(trained(films, command.out / "vae"), command.device, command.out)
         model = command.start(video_transformer.VideoTransformer, video_transformer.restore)
         video_transformer.fit(model, command.plan(1e-3, steps=7000, muon=5), transformer, vae, command.compiled)
     if "export" in command.stages:
@@ -50,12 +50,12 @@ def main() -> None:
 def export(checkpoints: list[Path], folder: Path) -> None:
     """Write the pipeline."""
     _, films, transformer = checkpoints
-    model = video_transformer.load(transformer)
+    model = video_transformer.load(trained(transformer))
     pipeline = WanPipeline(
         tokenizer=video_transformer.tokenizer(),
         text_encoder=model.text_encoder,
         transformer=model.transformer,
-        vae=video_autoencoder.load(films, torch.device("cpu"), folder),
+        vae=video_autoencoder.load(trained(films, folder / "vae"), torch.device("cpu"), folder),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
     write(pipeline.save_pretrained, folder, checkpoints)
