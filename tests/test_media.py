@@ -80,8 +80,9 @@ def test_video_has_every_frame(tmp_path, size):
 
 
 def test_video_keeps_the_frame_rate_it_was_asked_for(tmp_path):
-    write_video(tmp_path / "a.mp4", FRAMES, {"pipeline_kwargs": {"frame_rate": 24}})
-    assert next(imageio_ffmpeg.read_frames(str(tmp_path / "a.mp4")))["fps"] == 24
+    for settings in ({"pipeline_kwargs": {"frame_rate": 24}, "frame_rate": 8}, {"frame_rate": 24.0}):
+        write_video(tmp_path / "a.mp4", FRAMES, settings)
+        assert next(imageio_ffmpeg.read_frames(str(tmp_path / "a.mp4")))["fps"] == 24
 
 
 def test_video_that_was_not_written_whole_is_an_error(tmp_path, monkeypatch):

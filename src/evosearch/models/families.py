@@ -8,8 +8,9 @@ name, since a search generates many times.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -56,6 +57,10 @@ class Family:
     def suited(self) -> dict[str, Any]:
         """Steps, and arguments of the call."""
         return {"steps": self.steps, **self.call}
+
+    def fits(self, setting: Callable[[str], Any]) -> bool:
+        """Whether configuration values, looked up by dotted name, are those that mark it."""
+        return all(setting(key) == value for key, value in self.where.items())
 
 
 _SD = "StableDiffusionPipeline"
@@ -125,7 +130,8 @@ FAMILIES = (
     ),
     Family(
         "CogVideoX 2B", "CogVideoXPipeline", 50, {"guidance_scale": 6.0, "num_frames": 49},
-        named="2b", half="float16", scheduler={"timestep_spacing": ("linspace", "trailing")}, frame_rate=8,
+        where={"transformer.num_layers": 30}, half="float16",
+        scheduler={"timestep_spacing": ("linspace", "trailing")}, frame_rate=8,
     ),
     Family(
         "CogVideoX 1.5 5B", "CogVideoXPipeline", 50,
@@ -154,15 +160,20 @@ FAMILIES = (
 
 def family_of(pipe: Any, name: str) -> Family | None:
     """The row that fits a pipeline of this hub id, folder or bundled name; None where there is none."""
-    for family in _rows(type(pipe).__name__, name):
-        if all(_setting(pipe, key) == value for key, value in family.where.items()):
-            return family
-    return None
+    setting = partial(_setting, pipe)
+    return next((family for family in _rows(type(pipe).__name__, name) if family.fits(setting)), None)
 
 
-def half_of(pipeline: str, name: str) -> tuple[str, tuple[str, ...]]:
-    """The half precision of a class of pipelines, as far as a name tells, and the parts that need single precision."""
-    family = next(_rows(pipeline, name), None)
+def half_of(pipeline: str, name: str, setting: Callable[[str], Any]) -> tuple[str, tuple[str, ...]]:
+    """The half precision of a pipeline that is not loaded yet, and the parts that need single precision.
+
+    Args:
+        pipeline: Its class.
+        name: Hub id or folder.
+        setting: From the dotted name of a configuration value, as in `Family.where`, to the value.
+    """
+    rows = list(_rows(pipeline, name))
+    family = next((row for row in rows if row.fits(setting)), rows[0] if rows else None)
     return ("bfloat16", ()) if family is None else (family.half, family.full)
 
 
