@@ -9,14 +9,14 @@ import toy
 from PIL import Image
 
 import evosearch as es
-from evosearch import types
 from evosearch.budget import Budget, BudgetExhausted, Meter, Pace
+from evosearch.declaration import Wave
+from evosearch.declaration import search as declared
 from evosearch.genome import replay
 from evosearch.metered import MeteredSampler
 from evosearch.path import NoisePath
 from evosearch.resolve import algorithm_of, batch_of
 from evosearch.session import Session
-from evosearch.types import Wave
 
 STEPS = 5
 
@@ -560,9 +560,9 @@ def test_errors_say_what_was_expected(wrong, message):
 
 def test_a_fit_that_heeds_no_budget_is_refused():
     def waves(steps, *, n):
-        return [types.Wave(n, steps)]
+        return [Wave(n, steps)]
 
-    @types.search(waves=waves, fit=lambda steps, budget, **given: {"n": 3}, space="noise")
+    @declared(waves=waves, fit=lambda steps, budget, **given: {"n": 3}, space="noise")
     def stubborn(sampler, reward, rng, *, n):
         yield from ()
 

@@ -17,13 +17,14 @@ from vectors import CORNER, curved, fields, gaussian, nearness, sampler
 import evosearch as es
 from evosearch import searches
 from evosearch.budget import Budget, BudgetExhausted, Meter
+from evosearch.declaration import nfe_of, rewards_of
 from evosearch.genome import from_json, replay, to_json
 from evosearch.metered import MeteredSampler
 from evosearch.models import BUNDLED, makes_videos
 from evosearch.noise import normal
 from evosearch.searches.particles import PRESETS
 from evosearch.session import InvalidReward
-from evosearch.types import Population, concat, nfe_of, rewards_of
+from evosearch.types import Population, concat
 
 STEPS = 10
 EVO = {"schedule": (0, 3, 6), "sizes": (8, 6, 6, 5), "elites": 2}

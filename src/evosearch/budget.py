@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from evosearch.checks import is_number
-from evosearch.types import Wave, nfe_of, rewards_of
+from evosearch.declaration import Wave, nfe_of, rewards_of
 
 
 class BudgetExhausted(Exception):

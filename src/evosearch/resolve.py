@@ -10,9 +10,10 @@ from typing import Any, cast
 from evosearch import models, searches
 from evosearch.budget import Budget, Pace, describe
 from evosearch.checks import whole_number
+from evosearch.declaration import Search, nfe_of, rewards_of
 from evosearch.pipeline import PipelineSampler, check_arguments
 from evosearch.sampler import BaseSampler
-from evosearch.types import Sampler, Search, nfe_of, rewards_of
+from evosearch.types import Sampler
 
 _SPARE = 1.05  # seconds planned for one that was measured
 _PASS = 2  # what a pass of the model costs beside its particles, in particles

@@ -11,13 +11,14 @@ from typing import Any
 from evosearch import models, rewards
 from evosearch.budget import Budget
 from evosearch.checks import differentiable, is_number, whole_number
+from evosearch.declaration import Search
 from evosearch.pipeline import one_at_a_time
 from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
 from evosearch.result import Result
 from evosearch.rewards import TensorReward
 from evosearch.session import Session
 from evosearch.store import RunFolder, check_free, read_genomes
-from evosearch.types import Genome, Search
+from evosearch.types import Genome
 
 _THUMBNAIL = 128  # pixels, in the report
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from evosearch import models
 from evosearch.budget import Budget, BudgetExhausted, Meter, Pace, describe
+from evosearch.declaration import Search, nfe_of
 from evosearch.genome import replay
 from evosearch.metered import MeteredReward, MeteredSampler
 from evosearch.noise import seed_of
@@ -27,7 +28,7 @@ from evosearch.sampler import BaseSampler
 from evosearch.scoring import score
 from evosearch.selection import top
 from evosearch.store import RunFolder
-from evosearch.types import Genome, Population, Sampler, Search, concat, nfe_of, pictures
+from evosearch.types import Genome, Population, Sampler, concat, pictures
 
 _HOPELESS = 64  # samples without one finite reward, after which there will be none
 

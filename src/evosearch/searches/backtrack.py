@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from evosearch.checks import is_number, whole_number, whole_numbers
+from evosearch.declaration import Wave, search
 from evosearch.scoring import preview
 from evosearch.selection import finite
-from evosearch.types import Population, Reward, Sampler, Wave, search
+from evosearch.types import Population, Reward, Sampler
 
 
 def _levels(steps: int, levels: Sequence[int] | None) -> list[int]:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from evosearch.checks import flag, whole_number
+from evosearch.declaration import Wave, fill, search
 from evosearch.scoring import preview
 from evosearch.selection import survivors
-from evosearch.types import Population, Reward, Sampler, Wave, fill, search
+from evosearch.types import Population, Reward, Sampler
 
 
 def _widths(steps: int, beams: int, narrowing: bool) -> list[int]:

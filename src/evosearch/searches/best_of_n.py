@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from evosearch.checks import whole_number
+from evosearch.declaration import Wave, search
 from evosearch.scoring import score
-from evosearch.types import Population, Reward, Sampler, Wave, search
+from evosearch.types import Population, Reward, Sampler
 
 
 def _waves(steps: int, *, n: int, **_: Any) -> list[Wave]:

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from evosearch.checks import at_least_zero, whole_number
+from evosearch.declaration import Wave, fill, search
 from evosearch.scoring import preview
 from evosearch.selection import winners
-from evosearch.types import Population, Reward, Sampler, Wave, fill, search
+from evosearch.types import Population, Reward, Sampler
 
 _CHILDREN = 20  # the paper's, and SVDD's
 

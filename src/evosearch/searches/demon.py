@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import above_zero, one_of, whole_number
+from evosearch.declaration import Wave, search
 from evosearch.scoring import preview, score
-from evosearch.types import Population, Reward, Sampler, Wave, search
+from evosearch.types import Population, Reward, Sampler
 
 
 def _waves(

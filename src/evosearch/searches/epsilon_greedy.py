@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from evosearch.checks import above_zero, share, whole_number
+from evosearch.declaration import Wave, search
 from evosearch.noise import normal
 from evosearch.scoring import preview, score
 from evosearch.selection import top
-from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+from evosearch.types import Population, Reward, Sampler, concat
 
 
 def _waves(

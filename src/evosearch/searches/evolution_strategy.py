@@ -23,9 +23,10 @@ from torch import Tensor
 
 from evosearch.bands import block_of, coarse, with_coarse
 from evosearch.checks import above_zero, one_of, whole_number
+from evosearch.declaration import Wave, in_rounds, search
 from evosearch.mutation import noise_of
 from evosearch.selection import finite
-from evosearch.types import Population, Reward, Sampler, Wave, in_rounds, search
+from evosearch.types import Population, Reward, Sampler
 
 OPTIMISERS = ("sep_cma", "cma", "ribs")
 _NICHES = 8  # of each measure

@@ -29,10 +29,11 @@ from typing import Any
 import torch
 
 from evosearch.checks import one_of, share, whole_number, whole_numbers
+from evosearch.declaration import Wave, nfe_of, search
 from evosearch.mutation import mutate
 from evosearch.scoring import score
 from evosearch.selection import tournament as tournament_of
-from evosearch.types import Population, Reward, Sampler, Wave, concat, nfe_of, search
+from evosearch.types import Population, Reward, Sampler, concat
 
 _MUTATIONS = ("level_preserving", "additive", "renoise")
 

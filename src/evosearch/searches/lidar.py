@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import above_zero, share, whole_number
+from evosearch.declaration import Wave, search
 from evosearch.path import NoisePath
 from evosearch.scoring import foreseen, score
 from evosearch.selection import finite
-from evosearch.types import Population, Reward, Sampler, Wave, search
+from evosearch.types import Population, Reward, Sampler
 
 
 def _waves(

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 
 from evosearch.checks import flag, share
+from evosearch.declaration import Wave, search
 from evosearch.mutation import mutate
 from evosearch.scoring import score
 from evosearch.searches.evosearch import rules, waves_of
 from evosearch.selection import top, tournament
-from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+from evosearch.types import Population, Reward, Sampler, concat
 
 
 def _waves(

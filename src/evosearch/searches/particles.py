@@ -30,9 +30,10 @@ from torch import Tensor
 
 from evosearch import resampling as schemes
 from evosearch.checks import above_zero, at_least_zero, differentiable, one_of, share, whole_number, whole_numbers
+from evosearch.declaration import Wave, search
 from evosearch.scoring import preview, slope
 from evosearch.selection import finite
-from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+from evosearch.types import Population, Reward, Sampler, concat
 
 PRESETS: dict[str, dict[str, Any]] = {
     "fk": {"tempering": "constant", "potential": "max", "resampling": "multinomial", "ess": 1.0},

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import above_zero, at_least_zero, differentiable, share, whole_number
+from evosearch.declaration import Wave, search
 from evosearch.mutation import noise_of
 from evosearch.scoring import score, slope
-from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+from evosearch.types import Population, Reward, Sampler, concat
 
 
 def _waves(

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from evosearch.checks import whole_number
+from evosearch.declaration import Wave, search
 from evosearch.scoring import preview, score
 from evosearch.selection import finite, top
-from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+from evosearch.types import Population, Reward, Sampler, concat
 
 
 def _waves(steps: int, *, quota: int, n: int = 25, batch: int = 2, **_: Any) -> list[Wave]:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from evosearch.checks import share, whole_number
+from evosearch.declaration import Wave, search
 from evosearch.scoring import preview
 from evosearch.selection import survivors
-from evosearch.types import Population, Reward, Sampler, Wave, search
+from evosearch.types import Population, Reward, Sampler
 
 
 def _rounds(steps: int, start: float, back: int, forward: int) -> tuple[int, list[tuple[int, int]]]:

@@ -21,10 +21,11 @@ import torch
 
 from evosearch.bands import block_of, coarse, with_coarse
 from evosearch.checks import at_least_zero, whole_number
+from evosearch.declaration import Wave, in_rounds, search
 from evosearch.mutation import noise_of
 from evosearch.scoring import score
 from evosearch.selection import top
-from evosearch.types import Population, Reward, Sampler, Wave, concat, in_rounds, search
+from evosearch.types import Population, Reward, Sampler, concat
 
 
 def _waves(

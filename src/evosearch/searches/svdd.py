@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from evosearch.declaration import Wave, search
 from evosearch.searches.blockwise import blockwise, streams, waves_of
-from evosearch.types import Population, Reward, Sampler, Wave, search
+from evosearch.types import Population, Reward, Sampler
 
 
 def _waves(steps: int, *, n: int, children: int, temperature: float = 0.0, **_: Any) -> list[Wave]:

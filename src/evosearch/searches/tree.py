@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from evosearch.checks import above_zero, flag, is_number, whole_number
+from evosearch.declaration import Wave, search
 from evosearch.scoring import score
 from evosearch.selection import finite
-from evosearch.types import Population, Reward, Sampler, Wave, concat, search
+from evosearch.types import Population, Reward, Sampler, concat
 
 _EVEN = 0.5  # share of DTS's visits that do not go by value
 _SLOWEST = 0.25  # growth; with less, it would take ages until a state gets another child

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import share, whole_number
+from evosearch.declaration import Wave, in_rounds, search
 from evosearch.mutation import noise_of
 from evosearch.scoring import score
 from evosearch.selection import finite, top
-from evosearch.types import Population, Reward, Sampler, Wave, concat, in_rounds, search
+from evosearch.types import Population, Reward, Sampler, concat
 
 _WIDTH, _NARROWEST, _WIDEST = 0.8, 0.05, 2.4  # in standard deviations of the noise
 _FACTOR, _PATIENCE = 1.5, 3  # how much wider or narrower, after so many successes or failures in a row

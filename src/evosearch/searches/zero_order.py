@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from evosearch.checks import share, whole_number
+from evosearch.declaration import Wave, in_rounds, search
 from evosearch.mutation import mutate
 from evosearch.scoring import score
 from evosearch.selection import top
-from evosearch.types import Population, Reward, Sampler, Wave, concat, in_rounds, search
+from evosearch.types import Population, Reward, Sampler, concat
 
 
 def _waves(steps: int, *, n: int, neighbours: int = 4, rate: float = 0.31, **_: Any) -> list[Wave]:
