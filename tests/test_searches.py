@@ -22,7 +22,9 @@ from evosearch.genome import from_json, replay, to_json
 from evosearch.metered import MeteredSampler
 from evosearch.models import BUNDLED, makes_videos
 from evosearch.noise import normal
+from evosearch.scoring import preview
 from evosearch.searches.particles import PRESETS
+from evosearch.selection import top
 from evosearch.session import InvalidReward
 from evosearch.types import Population, concat
 
@@ -37,6 +39,8 @@ CASES = [
     ("evosearch", {**EVO, "inherit_noise": True, "mutation": "additive"}, 1.0),
     ("evosearch", {**EVO, "mutation": "renoise", "span": 2}, 0.5),
     ("evosearch", {**EVO, "elites": 0, "tournament": 1, "rate": 1.0, "schedule": (4, 5, 9)}, 0.0),
+    ("evosearch", {**EVO, "look": 3, "finish": 3, "child_eta": 1.0, "schedule": (0, 3, 3)}, 0.0),
+    ("evosearch", {"schedule": (4, 6), "sizes": (30, 5, 5), "look": 4}, 0.0),
     ("paper_evosearch", EVO, 1.0),
     ("paper_evosearch", {**EVO, "late": True}, 1.0),
     ("zero_order", {"n": 11}, 0.0),
@@ -196,6 +200,8 @@ def test_a_constant_reward_is_plain_sampling(name, knobs, eta):
     found = _found(name, knobs, eta, lambda samples: 0 * samples.flatten(1).sum(1))
     s = _sampler(name)
     first = knobs.get("sizes", [knobs.get("n", 1) if name in ("best_of_n", "particles") else 1])[0]
+    if "look" in knobs:  # previews that are all alike let the first few pass
+        first = searches.evosearch.waves(STEPS, **knobs)[1].particles
     plain, _ = s.run(s.prior(first), STEPS, eta=eta)
     assert torch.equal(found.x[:first], plain.x)
     assert found.reward.eq(0).all()
@@ -674,6 +680,19 @@ def test_elites_of_earlier_generations_still_breed():
     assert found.parent[6:].eq(best).all()
 
 
+@pytest.mark.parametrize("child_eta", [None, 1.0])
+def test_the_first_population_is_culled_by_its_previews(child_eta):
+    s, n = sampler(STEPS), 20
+    seen = preview(s.run(s.prior(n), 6, eta=0.0)[0], s, nearness)
+    best = seen[top(seen.reward, 4)]
+    knobs = {"schedule": (2, 6), "sizes": (n, 3, 3), "look": 6, "finish": 4, "child_eta": child_eta}
+    found = _found("evosearch", knobs, 0.0)
+    assert found.id[:4].equal(best.id)
+    assert torch.equal(found.x[:4], s.run(best, STEPS, eta=0.0)[0].x)
+    assert {*found.parent[4:].tolist()} <= {*found.id.tolist()}
+    assert searches.evosearch.nfe(STEPS, **knobs) == n * 7 + 4 * 3 + 2 * 8 + 2 * 4
+
+
 def test_selection_moves_the_mean_and_chance_does_not():
     size, s = 400, sampler(STEPS, gaussian(1.0))
     knobs = {"schedule": (0,), "sizes": (size, size), "elites": 0, "rate": 0.15}
@@ -689,9 +708,8 @@ GOOD = {"schedule": (0, 4), "sizes": (8, 6, 6)}
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"schedule": ()}, r"schedule must be increasing levels, got \[\]"),
-        ({"schedule": (4, 4)}, r"schedule must be increasing levels, got \[4, 4\]"),
-        ({"schedule": (5, 2)}, "schedule must be increasing levels"),
+        ({"schedule": ()}, r"schedule must be levels none of which is below the one before, got \[\]"),
+        ({"schedule": (5, 2)}, r"schedule must be levels none of which is below the one before, got \[5, 2\]"),
         ({"schedule": (0, 10)}, r"schedule must lie in 0..9, since sampling takes 10 steps; got \[0, 10\]"),
         ({"schedule": (-1, 4)}, r"schedule must lie in 0..9"),
         ({"sizes": (8, 6)}, "sizes must have one more entry than schedule, .* expected 3, got 2"),
@@ -702,6 +720,11 @@ GOOD = {"schedule": (0, 4), "sizes": (8, 6, 6)}
         ({"tournament": 0}, "tournament must be at least 1, got 0"),
         ({"mutation": "flip"}, "mutation must be one of level_preserving, additive, renoise, got 'flip'"),
         ({"mutation": "renoise"}, "span must be at least 1 for mutation='renoise', got 0"),
+        ({"look": 0}, "look must be at least 1, got 0"),
+        ({"look": 10}, "look must be a level from 1 to 9, since sampling takes 10 steps; got 10"),
+        ({"look": 3, "finish": 9}, "finish must be at most the first of sizes, 8, got 9"),
+        ({"finish": 2}, "finish goes with look, the level of the previews that decide; got finish=2 alone"),
+        ({"child_eta": 2.0}, r"child_eta must be in \[0, 1\], got 2.0"),
     ],
 )
 def test_knobs_that_do_not_go_together_are_refused(wrong, message):

@@ -36,7 +36,7 @@ def replay(genome: Genome, sampler: Sampler, until: int | None = None, eta: floa
         sampler: A sampler of the same model, prompt and steps. Its seed matters only for the fresh noise of steps
             where eta is above 0; the genome has its own for all else.
         until: Level to stop at; the end by default. At 0: the initial noise, mutations of it included.
-        eta: As in the run that made the particle.
+        eta: As in the run that made the particle; genes that name another have it from there on.
 
     Returns:
         A population of one.
@@ -55,6 +55,7 @@ def replay(genome: Genome, sampler: Sampler, until: int | None = None, eta: floa
         if level > p.i and gene.op != "given":
             p = sampler.run(p, level, eta=eta)[0]
         p = _event(p, gene, sampler)
+        eta = eta if gene.eta is None else gene.eta
     return sampler.run(p, until, eta=eta)[0] if until > p.i else p
 
 

@@ -62,6 +62,7 @@ def mutate(
     rate: float,
     operator: str = "level_preserving",
     inherit_noise: bool = False,
+    eta: float | None = None,
 ) -> Population:
     """Make one child of each row.
 
@@ -72,8 +73,9 @@ def mutate(
         rate: Share of fresh noise, in [0, 1].
         operator: A name in `OPERATORS`.
         inherit_noise: Let children meet their parents' later noise, so that they differ by the mutation alone.
+        eta: That children are run with, where it is not their parents'.
     """
-    child = p.born(operator, rng, inherit_noise=inherit_noise, rate=rate)
+    child = p.born(operator, rng, inherit_noise=inherit_noise, rate=rate, eta=eta)
     z = normal(rng.initial_seed(), child.id, p.i, "mutation", p.x.shape[1:])
     return child.moved(mutated(p, z, sampler, operator, rate))
 

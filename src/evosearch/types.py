@@ -27,6 +27,7 @@ class Gene(NamedTuple):
         rate: Mutation rate, where there is one.
         source: For re-noising, the level that it came from.
         state: For ``given``, the bytes of the state, (*D) float32.
+        eta: Of the steps from there on, where it is not the one before.
     """
 
     op: str
@@ -37,6 +38,7 @@ class Gene(NamedTuple):
     rate: float | None = None
     source: int | None = None
     state: bytes | None = None
+    eta: float | None = None
 
 
 Genome = tuple[Gene, ...]
@@ -119,6 +121,7 @@ class Population:
         *,
         inherit_noise: bool = False,
         rate: float | None = None,
+        eta: float | None = None,
         where: Tensor | None = None,
     ) -> Population:
         """Give rows a new identity, their old one becoming their parent.
@@ -128,6 +131,7 @@ class Population:
             rng: Draws the new ids.
             inherit_noise: Keep the key, so that a child meets its parent's later noise.
             rate: Mutation rate, for the genome.
+            eta: That they are run with from here on, for the genome; None where it stays the same.
             where: (N,) bool, the rows concerned; all by default.
         """
         where = torch.ones(len(self), dtype=torch.bool) if where is None else where
@@ -136,7 +140,7 @@ class Population:
         key = self.key if inherit_noise else torch.where(where, fresh, self.key)
         parent = torch.where(where, self.id, self.parent)
         seed = rng.initial_seed()
-        genes = [Gene(op, self.i, int(a), int(k), seed, rate) for a, k in zip(id, key, strict=True)]
+        genes = [Gene(op, self.i, int(a), int(k), seed, rate, eta=eta) for a, k in zip(id, key, strict=True)]
         genomes = tuple((*g, gene) if w else g for g, gene, w in zip(self.genomes, genes, where.tolist(), strict=True))
         return replace(self, id=id, key=key, parent=parent, genomes=genomes)
 

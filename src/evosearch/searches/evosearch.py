@@ -10,7 +10,9 @@ Differs from the paper:
   again, so a generation of K with m elites costs K - m roll-outs;
 - roll-outs follow the ODE, under which a child inherits something of its parent's reward; the paper's follow the SDE
   (``eta=1``), which forgets the initial noise;
-- the rate is .15 instead of .3, and the tournament, which the paper leaves open, has 3 rivals.
+- the rate is .15 instead of .3, and the tournament, which the paper leaves open, has 3 rivals;
+- on demand previews cull the first population (``look``), children follow another solver than it (``child_eta``), and
+  several generations are bred at one level.
 
 Differs from the released code:
 - states are kept at the level at which they are resumed, not one step later;
@@ -31,7 +33,8 @@ import torch
 from evosearch.checks import one_of, share, whole_number, whole_numbers
 from evosearch.declaration import Wave, nfe_of, search
 from evosearch.mutation import mutate
-from evosearch.scoring import score
+from evosearch.scoring import preview, score
+from evosearch.selection import top
 from evosearch.selection import tournament as tournament_of
 from evosearch.types import Population, Reward, Sampler, concat
 
@@ -49,12 +52,15 @@ def waves_of(
     mutation: str = "level_preserving",
     span: int = 0,
     inherit_noise: bool = False,
+    look: int | None = None,
+    finish: int | None = None,
+    child_eta: float | None = None,
     **_: Any,
 ) -> list[Wave]:
     """The first population and the children of each generation; ValueError where knobs do not go together."""
     schedule, sizes = whole_numbers("schedule", schedule), whole_numbers("sizes", sizes)
-    if not schedule or any(later <= level for level, later in pairwise(schedule)):
-        raise ValueError(f"schedule must be increasing levels, got {schedule}")
+    if not schedule or any(later < level for level, later in pairwise(schedule)):
+        raise ValueError(f"schedule must be levels none of which is below the one before, got {schedule}")
     if schedule[0] < 0 or schedule[-1] >= steps:
         raise ValueError(f"schedule must lie in 0..{steps - 1}, since sampling takes {steps} steps; got {schedule}")
     if len(sizes) != len(schedule) + 1:
@@ -74,9 +80,25 @@ def waves_of(
         raise ValueError(f"span must be at least 1 for mutation='renoise', got {span}")
     if not isinstance(inherit_noise, bool):
         raise ValueError(f"inherit_noise must be true or false, got {inherit_noise!r}")
+    if child_eta is not None:
+        share("child_eta", child_eta)
     back = span if mutation == "renoise" else 0
     bred = [Wave(k - elites, steps - max(0, s - back)) for k, s in zip(sizes[1:], schedule, strict=True)]
-    return [Wave(sizes[0], steps), *bred]
+    if look is None:
+        if finish is not None:
+            raise ValueError(f"finish goes with look, the level of the previews that decide; got finish={finish} alone")
+        return [Wave(sizes[0], steps), *bred]
+    if not 1 <= whole_number("look", look, 1) < steps:
+        raise ValueError(f"look must be a level from 1 to {steps - 1}, since sampling takes {steps} steps; got {look}")
+    if whole_number("finish", _finished(sizes[0], finish), 1) > sizes[0]:
+        raise ValueError(f"finish must be at most the first of sizes, {sizes[0]}, got {finish}")
+    # A preview predicts at its level, which a survivor then need not pay for.
+    return [Wave(sizes[0], look + 1), Wave(_finished(sizes[0], finish), steps - look - 1), *bred]
+
+
+def _finished(first: int, finish: int | None) -> int:
+    """How many of a culled first population go on."""
+    return max(1, first // 10) if finish is None else finish
 
 
 def rules(name: str, waves: Any) -> Any:
@@ -140,18 +162,22 @@ def evosearch(
     mutation: str = "level_preserving",
     span: int = 0,
     inherit_noise: bool = False,
+    look: int | None = None,
+    finish: int | None = None,
+    child_eta: float | None = None,
     eta: float | None = 0.0,
 ) -> Iterator[Population]:
     """Evolve noises first, then states further and further along the trajectory.
 
-    NFE: K_0 · steps + Σ_g (K_{g+1} - elites) · (steps - s_g); by renoise · (steps - max(0, s_g - span)).
-    Rewards: K_0 + Σ_g (K_{g+1} - elites).
+    NFE: K_0 · steps + Σ_g (K_{g+1} - elites) · (steps - s_g); by renoise · (steps - max(0, s_g - span)); with look,
+        K_0 · (look + 1) + finish · (steps - look - 1) for K_0 · steps.
+    Rewards: K_0 + Σ_g (K_{g+1} - elites); with look, finish more.
 
     Args:
         sampler: The model with its prompt.
         reward: What to maximise.
         rng: Draws parents and the children's ids.
-        schedule: Levels s_g at which a generation is bred, increasing, from 0 to below ``steps``.
+        schedule: Levels s_g at which a generation is bred, from 0 to below ``steps``; none below the one before.
         sizes: Population sizes K, elites included: the first one's, then one a generation.
         elites: How many of a population are not children. Every state seen stays in the pool with its reward, the best
             among them, so an elite costs nothing and the knob only leaves so many children out.
@@ -160,29 +186,44 @@ def evosearch(
         mutation: ``level_preserving``, ``additive`` (the paper's) or ``renoise`` (the forward process).
         span: With ``renoise``, levels that a child is taken back, at least 1.
         inherit_noise: Let children meet their parents' later noise; matters where eta is above 0.
+        look: Level at which previews cull the first population; none by default.
+        finish: With ``look``, how many of it go on; a tenth by default.
+        child_eta: eta of the children, where it is another: previews foretell more under the ODE, and late children
+            differ more from their parents under the SDE.
         eta: 0 = ODE, 1 = ancestral SDE as in the paper.
 
     Yields:
-        Each generation's children, finished; the first population to begin with.
+        Each generation's children, finished; the first population to begin with, and before it, where it is culled,
+        all that were looked at.
     """
     waves_of(sampler.steps, schedule=schedule, sizes=sizes, elites=elites, rate=rate, tournament=tournament,
-           mutation=mutation, span=span, inherit_noise=inherit_noise)  # fmt: skip
-    pools: dict[int, list[Population]] = {s: [] for s in schedule}  # all states seen at s, with their final rewards
-    p = sampler.prior(sizes[0])
+             mutation=mutation, span=span, inherit_noise=inherit_noise, look=look, finish=finish,
+             child_eta=child_eta)  # fmt: skip
+    levels = sorted(set(schedule))
+    pools: dict[int, list[Population]] = {s: [] for s in levels}  # all states seen at s, with their final rewards
+    p, early, solver = sampler.prior(sizes[0]), dict[int, Population](), eta
+    if look is not None:
+        p, early = sampler.run(p, look, keep=[t for t in levels if t < look], eta=solver)
+        p = preview(p, sampler, reward)
+        yield p
+        assert p.reward is not None
+        best = top(p.reward, _finished(sizes[0], finish))
+        p, early = p[best], {t: state[best] for t, state in early.items()}
     for s, size in zip((*schedule, None), (*sizes[1:], 0), strict=True):
-        finished, states = sampler.run(p, sampler.steps, keep=[t for t in schedule if t >= p.i], eta=eta)
+        finished, states = sampler.run(p, sampler.steps, keep=[t for t in levels if t >= p.i], eta=solver)
         finished = score(finished, sampler, reward)  # equation 6, by one roll-out
         yield finished
         if s is None:
             return
-        for t, state in states.items():
+        for t, state in (early | states).items():
             pools[t].append(replace(state, reward=finished.reward))
+        early, solver = {}, eta if child_eta is None else child_eta
         pool = concat(*pools[s])
         assert pool.reward is not None
         parents = pool[tournament_of(pool.reward, size - elites, tournament, rng)]
         if mutation == "renoise" and s > 0:
-            child = sampler.renoise(parents.born("branch", rng), max(0, s - span))
+            child = sampler.renoise(parents.born("branch", rng, eta=child_eta), max(0, s - span))
             p = replace(child, parent=parents.id)
         else:
             operator = mutation if s > 0 else "level_preserving"  # at pure noise they are all one
-            p = mutate(parents, sampler, rng, rate=rate, operator=operator, inherit_noise=inherit_noise)
+            p = mutate(parents, sampler, rng, rate=rate, operator=operator, inherit_noise=inherit_noise, eta=child_eta)
