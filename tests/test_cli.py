@@ -286,7 +286,7 @@ def test_a_benchmark_that_is_done_runs_nothing_and_shows_its_table():
     rows = [asdict(cell) | facts | {"rewards": [0.5] * 1000} for cell in saturation.all_cells("shapes-diffusion")]
     Path("cells-0-of-1.jsonl").write_text("\n".join(map(json.dumps, rows[:-1])) + "\n")
     shown = evosearch("bench", "saturation", "--out", ".", "--table").stdout
-    assert shown.splitlines()[2] == "| 10 | 0.5000 | 0% | 100% |"
+    assert shown.splitlines()[2] == "| 10 | 0.5000 | 0% | 100% | 100% |"
     Path("cells-0-of-1.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     done = evosearch("bench", "saturation", "--out", ".").stdout
     assert done.startswith("bill: 0 of 12 prompts are left, 0 NFE")

@@ -96,8 +96,8 @@ def saturation(
     from evosearch.bench import saturation as recipe
     from evosearch.bench.cells import missing, read
 
+    hush()
     if not table:
-        hush()
         torch.set_num_threads(threads)
         share = _part(part)
         todo = recipe.all_cells(model)
