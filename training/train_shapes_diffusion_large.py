@@ -3,7 +3,8 @@
     python training/train_shapes_diffusion_large.py --compile
 
 The model is written to training/models, outside the package, and loads from there. A step costs 6.4 times that of
-the small one, so that 3,300 of them are four times its compute. The autoencoder is that of `shapes-diffusion`.
+the small one, so that 6,500 of them are eight times its compute; with half as many it is no better than the small one.
+The autoencoder is that of `shapes-diffusion`.
 """
 
 from functools import partial
@@ -16,7 +17,7 @@ from diffusers import AutoencoderKL
 from export import trained, write
 
 WIDTH = 256
-STEPS = 3300
+STEPS = 6500
 STAGES = ("denoiser", "export", "card")
 
 
