@@ -85,7 +85,7 @@ def maximum(prompt: str) -> float:
 
 
 def passable(prompt: str, autoencoder: Any) -> float:
-    """What the best of the world's own scores after an autoencoder, which all that its pipeline samples must pass."""
+    """What the best of the world's own scores once encoded and decoded; samplers find latents that decode better."""
     return float(_judged(round_trip(autoencoder, _own(prompt)), prompt).max())
 
 
