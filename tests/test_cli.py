@@ -281,6 +281,10 @@ def test_the_page_of_searches_is_no_page_of_rewards():
     refused("--markdown writes the page of the searches, there is none of the rewards", "list", "rewards", "--markdown")
 
 
+def test_the_picture_of_readme_is_of_pictures():
+    refused("--model must make pictures, and shapes-video makes videos", "bench", "picture", "--model", "shapes-video")
+
+
 def test_a_benchmark_that_is_done_runs_nothing_and_shows_its_table():
     facts = {"model": "shapes-diffusion", "dtype": "float32", "weights": fingerprint("shapes-diffusion")}
     rows = [asdict(cell) | facts | {"rewards": [0.5] * 1000} for cell in saturation.all_cells("shapes-diffusion")]

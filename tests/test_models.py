@@ -162,11 +162,13 @@ def test_loader_names_what_is_wrong(tmp_path):
         es.load(str(tmp_path / "missing"))
     with pytest.raises(ValueError, match=r"cannot be had: .*Check the network, or give the folder of a copy"):
         es.load("nobody/nothing")
-    with pytest.raises(ValueError, match="a hub id such as 'owner/name', got 'nobody/no thing'"):
-        es.load("nobody/no thing")
-    (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
-        es.load(str(tmp_path))
+    for name in ("nobody/no thing", "a/b--c", "a/b.git", "a/b/c"):
+        with pytest.raises(ValueError, match=f"a hub id such as 'owner/name', got '{name}'"):
+            es.load(name)
+    for broken in (b"{", b"\xff"):
+        (tmp_path / "model_index.json").write_bytes(broken)
+        with pytest.raises(ValueError, match="is no JSON"):
+            es.load(str(tmp_path))
 
 
 def test_videos_are_told_from_pictures(tmp_path):

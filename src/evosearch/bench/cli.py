@@ -256,9 +256,12 @@ def picture(
     seed: Annotated[int, typer.Option(help="Run seed.")] = 0,
 ) -> None:
     """Make the picture of README: the same prompts at 1x, 10x and 100x."""
+    from evosearch import models
     from evosearch.bench import picture as recipe
 
     hush()
+    if models.makes_videos(model):
+        raise ValueError(f"--model must make pictures, and {model} makes videos; name another")
     typer.echo(f"bill: {len(recipe.PROMPTS) * 111 * 20:,} NFE at 20 steps")
     out.parent.mkdir(parents=True, exist_ok=True)
     recipe.picture(model, seed=seed).save(out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -171,13 +170,23 @@ def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[st
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise ValueError(f"model folder must hold a diffusers pipeline, but {name} has no model_index.json")
-    elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name, re.ASCII):
+    elif not _is_hub_id(name):
         near = get_close_matches(name, BUNDLED, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"model must be a bundled one ({', '.join(BUNDLED)}), an existing folder or a hub id such as "
             f"'owner/name', got {name!r}{hint}"
         )
+
+
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
 
 
 def _parts(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +232,7 @@ def _read(name: str, file: str, kwargs: Mapping[str, Any]) -> Any:
         return json.loads(path.read_text())
     except OSError as error:
         raise ValueError(_reason(name, error)) from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"model {name!r} has a {file} that is no JSON: {error}") from None
 
 
