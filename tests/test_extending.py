@@ -52,6 +52,7 @@ def test_the_page_of_searches_is_up_to_date():
 
 def test_every_search_is_described():
     for entry in catalogue.entries():
+        assert not entry.nfe.endswith(",") and not entry.rewards.endswith(",")
         assert entry.nfe and entry.rewards and entry.space in ("noise", "trajectory", "guidance", "gradient")
         assert (Path(searches.__file__).parents[1] / entry.file).is_file()
         assert entry.papers or entry.name == "best_of_n"

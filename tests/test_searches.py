@@ -693,6 +693,13 @@ def test_the_first_population_is_culled_by_its_previews(child_eta):
     assert searches.evosearch.nfe(STEPS, **knobs) == n * 7 + 4 * 3 + 2 * 8 + 2 * 4
 
 
+def test_fitted_knobs_leave_room_for_those_that_finish():
+    knobs = {"look": 3, "finish": 20, "schedule": (6,), "elites": 1}
+    fitted = searches.evosearch.fit(STEPS, 600, **knobs)
+    assert fitted["sizes"][0] >= 20
+    assert 600 - 4 < searches.evosearch.nfe(STEPS, **knobs, **fitted) <= 600  # one more would cost 4
+
+
 def test_selection_moves_the_mean_and_chance_does_not():
     size, s = 400, sampler(STEPS, gaussian(1.0))
     knobs = {"schedule": (0,), "sizes": (size, size), "elites": 0, "rate": 0.15}

@@ -90,5 +90,5 @@ def _entry(name: str) -> Entry:
 
 
 def _line(doc: str, name: str) -> str:
-    found = re.search(rf"^{name}: (.+?)\.?$", doc, re.MULTILINE)
-    return found[1] if found else ""
+    found = re.search(rf"^{name}: (.+(?:\n +.+)*)", doc, re.MULTILINE)
+    return " ".join(found[1].split()).removesuffix(".") if found else ""

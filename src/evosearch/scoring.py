@@ -32,7 +32,7 @@ def preview(p: Population, sampler: Sampler, reward: Reward, lookahead: int = 1)
     if sampler.edits:
         raise ValueError(
             "the pipeline edits its states between steps (a mask, say), so that a preview would be paid for twice; "
-            "choose a search that needs none, such as best_of_n or evosearch"
+            "choose a search that needs none, such as best_of_n, or evosearch without look"
         )
     stops = foreseen(p.i, sampler.steps, lookahead)
     ahead = sampler.run(p, sampler.steps, eta=0.0, through=stops)[0].x if stops else p.x0

@@ -98,7 +98,7 @@ def waves_of(
 
 def _finished(first: int, finish: int | None) -> int:
     """How many of a culled first population go on."""
-    return max(1, first // 10) if finish is None else finish
+    return min(first, max(3, first // 10)) if finish is None else finish
 
 
 def rules(name: str, waves: Any) -> Any:
@@ -125,14 +125,17 @@ def rules(name: str, waves: Any) -> Any:
         need, elites = 0, whole_number("elites", given.get("elites", 0), 0)
         for schedule in schedules:
             # Generations of fewer than 5 are not worth their while, unless there is but one, or no choice.
-            size = max(2 if len(schedules) == 1 or len(schedule) == 1 else 5, elites + 1)
+            least = 2 if len(schedules) == 1 or len(schedule) == 1 else 5
+            size = max(least, elites + 1, -(-(given.get("finish") or 0) // 2))
             need = cost(steps, schedule, size, given)
             if need > budget:
                 continue
             while cost(steps, schedule, size + 1, given) <= budget:
                 size += 1
             knobs = _sized(schedule, size, given)
-            knobs["sizes"][0] += (budget - cost(steps, schedule, size, given)) // steps
+            while nfe_of(waves(steps, **knobs)) <= budget:
+                knobs["sizes"][0] += 1
+            knobs["sizes"][0] -= 1
             return {knob: value for knob, value in knobs.items() if knob not in given}
         raise ValueError(f"budget must be at least {need} NFE for {name} in {steps} steps; got {budget}")
 
@@ -187,7 +190,7 @@ def evosearch(
         span: With ``renoise``, levels that a child is taken back, at least 1.
         inherit_noise: Let children meet their parents' later noise; matters where eta is above 0.
         look: Level at which previews cull the first population; none by default.
-        finish: With ``look``, how many of it go on; a tenth by default.
+        finish: With ``look``, how many of it go on; a tenth by default, and at least 3.
         child_eta: eta of the children, where it is another: previews foretell more under the ODE, and late children
             differ more from their parents under the SDE.
         eta: 0 = ODE, 1 = ancestral SDE as in the paper.
