@@ -153,6 +153,14 @@ def test_flow_pipeline_works_without_guidance():
     assert ShapesReward().exact(samples, prompts).sum() >= 3
 
 
+def test_weights_that_end_too_soon_are_said_to(tmp_path):
+    folder = Path(shutil.copytree(Path(es.models.__file__).parent / "shapes-diffusion", tmp_path / "torn"))
+    weights = folder / "text_encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"model folder .*torn is not complete: "):
+        es.load(folder)
+
+
 def test_loader_names_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"shapes-difusion.*did you mean 'shapes-diffusion'"):
         es.load("shapes-difusion")

@@ -65,6 +65,7 @@ def load(
     """
     import torch
     from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
 
     name = str(name)
     _check(name, offload, quantize, kwargs)
@@ -84,7 +85,7 @@ def load(
                 raise ValueError(f"quantize={quantize!r} needs an accelerator as device, got 'cpu'; leave it out")
         chosen = _precision(name, parts, device, kwargs) if dtype is None else _dtype(dtype)
         pipe = DiffusionPipeline.from_pretrained(source, **{"use_safetensors": True, "dtype": chosen, **kwargs})
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(_reason(name, error)) from error
     family = family_of(pipe, name_of(pipe))
     known = {} if family is None or "scheduler" in kwargs else family.scheduler
@@ -323,7 +324,7 @@ def _quantization(bits: str, parts: dict[str, Any]) -> Any:
     )
 
 
-def _reason(name: str, error: OSError) -> str:
+def _reason(name: str, error: Exception) -> str:
     """Why a model could not be had, and what to do."""
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
