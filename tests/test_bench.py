@@ -298,7 +298,7 @@ def test_best_of_many_averages_over_disjoint_sets():
     flat = {"rewards": [1.0] * 1000}
     autoencoder = es.load("shapes-diffusion").vae
     lines = saturation.table([row | {"prompt": "a red circle"} for row in (rising, flat)], autoencoder).splitlines()
-    tops = saturation.maximum("a red circle"), saturation.passable("a red circle", autoencoder)
+    tops = saturation.maximum("a red circle"), saturation.best_decoded("a red circle", autoencoder)
     assert 0.9 < tops[0] < 0.99
     own, decoded = (1 - np.mean([k / 1000 >= top for k in range(9, 1000, 10)]) for top in tops)
     assert lines[2] == f"| 10 | 0.7520 | 60% | {own / 2:.0%} | {decoded / 2:.0%} |"
@@ -312,11 +312,11 @@ def test_what_an_autoencoder_lets_through(model, prompt):
     passed = saturation.round_trip(autoencoder, samples)
     assert passed.shape == samples.shape
     assert 0 < (passed - samples).abs().mean() < 0.02
-    assert 0.8 < saturation.passable(prompt, autoencoder) < 1
+    assert 0.8 < saturation.best_decoded(prompt, autoencoder) < 1
     with torch.no_grad():
         for weight in autoencoder.decoder.parameters():
             weight.mul_(0.5)
-    assert saturation.passable(prompt, autoencoder) < 0.8
+    assert saturation.best_decoded(prompt, autoencoder) < 0.8
 
 
 @pytest.mark.parametrize("model", ["shapes-flow", "shapes-video"])

@@ -156,7 +156,8 @@ def estimate(
         nfe=nfe,
         seconds=seconds,
         # States with their x0 at every level that is kept; a micro-batch of samples in float32, twice.
-        memory=particles * 2 * state * (2 + len(session.knobs.get("schedule", ()))) + 2 * sampler.batch_size * sample,
+        memory=particles * 2 * state * (2 + len({*session.knobs.get("schedule", ())}))
+        + 2 * sampler.batch_size * sample,
         disk=session.gallery.size * sample // 4 + 8192 * particles,
     )
 

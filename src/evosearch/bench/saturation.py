@@ -84,7 +84,7 @@ def maximum(prompt: str) -> float:
     return float(_judged(_own(prompt), prompt).mean())
 
 
-def passable(prompt: str, autoencoder: Any) -> float:
+def best_decoded(prompt: str, autoencoder: Any) -> float:
     """What the best of the world's own scores once encoded and decoded; samplers find latents that decode better."""
     return float(_judged(round_trip(autoencoder, _own(prompt)), prompt).max())
 
@@ -121,7 +121,7 @@ def table(rows: Sequence[dict[str, Any]], autoencoder: Any) -> str:
     """
     tops = {
         "the world's own": np.array([[maximum(row["prompt"])] for row in rows]),
-        f"the best of {TRUE}, decoded": np.array([[passable(row["prompt"], autoencoder)] for row in rows]),
+        f"the best of {TRUE}, decoded": np.array([[best_decoded(row["prompt"], autoencoder)] for row in rows]),
     }
     below = " | ".join(f"below {name} ({top.mean():.4f})" for name, top in tops.items())
     lines = [f"| best of | mean reward | exact | {below} |", "|---:|---:|---:|---:|---:|"]

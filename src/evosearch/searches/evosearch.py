@@ -88,12 +88,13 @@ def waves_of(
         if finish is not None:
             raise ValueError(f"finish goes with look, the level of the previews that decide; got finish={finish} alone")
         return [Wave(sizes[0], steps), *bred]
-    if not 1 <= whole_number("look", look, 1) < steps:
+    if whole_number("look", look, 1) >= steps:
         raise ValueError(f"look must be a level from 1 to {steps - 1}, since sampling takes {steps} steps; got {look}")
-    if whole_number("finish", _finished(sizes[0], finish), 1) > sizes[0]:
+    kept = whole_number("finish", _finished(sizes[0], finish), 1)
+    if kept > sizes[0]:
         raise ValueError(f"finish must be at most the first of sizes, {sizes[0]}, got {finish}")
     # A preview predicts at its level, which a survivor then need not pay for.
-    return [Wave(sizes[0], look + 1), Wave(_finished(sizes[0], finish), steps - look - 1), *bred]
+    return [Wave(sizes[0], look + 1), Wave(kept, steps - look - 1), *bred]
 
 
 def _finished(first: int, finish: int | None) -> int:
@@ -192,7 +193,7 @@ def evosearch(
         look: Level at which previews cull the first population; none by default.
         finish: With ``look``, how many of it go on; a tenth by default, and at least 3.
         child_eta: eta of the children, where it is another: previews foretell more under the ODE, and late children
-            differ more from their parents under the SDE.
+            may get ahead more often under the SDE.
         eta: 0 = ODE, 1 = ancestral SDE as in the paper.
 
     Yields:
