@@ -152,6 +152,7 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing():
         ("did you mean 'evosearch'", ["a blue star", "--algorithm", "evosaerch"]),
         ("did you mean 'shapes-diffusion'", ["a blue star", "--model", "shape-diffusion", "--reward", "shapes"]),
         ("did you mean 'shapes'", ["a blue star", "--reward", "shape"]),
+        ("model must be a bundled one .*got 'shapes-clip'", ["a blue star", "--model", "shapes-clip"]),
         ("--reward must be named for owner/name", ["a blue star", "--model", "owner/name"]),
         ("--reward jpeg must have a number", ["a blue star", "--reward", "jpeg=much"]),
         ('budget must be a Budget, NFE as a whole number, "20x"', ["a blue star", "--budget", "lots"]),
@@ -302,8 +303,31 @@ def test_a_table_of_nothing_is_refused(command):
     refused("holds no results", "bench", command, "--out", "nowhere", "--table")
 
 
-def test_a_method_that_is_not_compared_is_refused_before_any_run():
-    refused("--against must be one of 'best-of-N', ", "bench", "compare", "--out", "nowhere", "--against", "evosearch")
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("--against must be one of 'best-of-N', ", ["compare", "--against", "evosearch"]),
+        ("reward must be one of .*got 'shape'", ["compare", "--reward", "shape"]),
+        ("did you mean 'shapes-flow'", ["compare", "--model", "shapes-flo"]),
+        ("--seeds must be NFE:seeds by commas, both above 0", ["compare", "--seeds", "0:1"]),
+        ("dtype must be float32", ["compare", "--dtype", "int8"]),
+        ("dtype must be float32", ["saturation", "--dtype", "int8"]),
+        ("--part must be k/n", ["heritability", "--part", "2/2"]),
+        ("did you mean 'shapes-diffusion'", ["overhead", "--model", "shape-diffusion"]),
+        ("did you mean 'best_of_n'", ["overhead", "--algorithm", "best-of-n"]),
+        ("--model must be one of SD 2.1, .*got foo", ["device", "--model", "foo"]),
+    ],
+)
+def test_what_is_wrong_with_a_benchmark_is_said_before_its_bill(message, arguments):
+    refused(message, "bench", *arguments)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry"])
+def test_what_cannot_be_searched_is_refused_before_it_is_loaded(here, dry):
+    folder = here / "ltx"
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "LTX2Pipeline"}')
+    refused("LTX2Pipeline denoises two latents", "generate", "a red circle", "--model", folder, "--reward", "jpeg", *dry)
 
 
 def test_version():

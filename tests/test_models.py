@@ -161,6 +161,14 @@ def test_weights_that_end_too_soon_are_said_to(tmp_path):
         es.load(folder)
 
 
+@pytest.mark.parametrize("broken", ["{bad", '{"added_tokens": []}'], ids=["no JSON", "no tokenizer"])
+def test_a_tokenizer_that_cannot_be_read_is_said_to_be(tmp_path, broken):
+    folder = Path(shutil.copytree(Path(es.models.__file__).parent / "shapes-diffusion", tmp_path / "broken"))
+    (folder / "tokenizer/tokenizer.json").write_text(broken)
+    with pytest.raises(ValueError, match=r"model '.*broken' holds a file that cannot be read: .*; get it anew"):
+        es.load(folder)
+
+
 def test_loader_names_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"shapes-difusion.*did you mean 'shapes-diffusion'"):
         es.load("shapes-difusion")
@@ -383,6 +391,11 @@ def test_every_family_is_called_with_what_its_pipeline_takes(family):
 )
 def test_a_family_is_told_by_its_own_name_not_by_the_folders_above(name, family):
     assert es.models.families.family_of(_bare("SDXL", name), name) is ROWS[family]
+
+
+def test_a_family_is_told_by_its_folder_from_within(tmp_path, monkeypatch):
+    monkeypatch.chdir(_folder("SDXL Turbo", tmp_path / "sdxl-turbo"))
+    assert es.models.families.family_of(_bare("SDXL Turbo", "."), ".") is ROWS["SDXL Turbo"]
 
 
 @pytest.mark.parametrize(("case", "family"), [(case, case.name) for case in device.CASES])

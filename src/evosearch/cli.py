@@ -184,8 +184,11 @@ def _show(text: str, result: Result, best: Path, folder: Path) -> None:
 
 def _dry_run(model: str, texts: list[str], folders: list[Path], memory: dict[str, Any], shared: dict[str, Any]) -> None:
     import evosearch as es
+    from evosearch.models import class_of
+    from evosearch.pipeline import check_class
 
     hush()
+    check_class(class_of(model, **memory))
     pipe = es.load(model, **memory)
     each = [es.estimate(pipe, text, run_dir=folder, **shared) for text, folder in zip(texts, folders, strict=True)]
     typer.echo(f"prompts  {len(each):>10,}")
@@ -210,9 +213,10 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
 
 
 def _reward(given: list[str] | None, model: str) -> Any:
-    from evosearch.models import BUNDLED
+    from evosearch.models import BUNDLED, check_name
 
     if not given:
+        check_name(model)
         if model not in BUNDLED:
             raise ValueError(f"--reward must be named for {model}, for instance --reward jpeg; see: list rewards")
         return "shapes"

@@ -330,18 +330,24 @@ def one_at_a_time(pipe: Any) -> bool:
     return type(pipe).__name__ in _ONE_AT_A_TIME
 
 
+def check_class(kind: type) -> dict[str, inspect.Parameter]:
+    """The parameters of such pipelines' call; ValueError where none of them can be searched."""
+    if kind.__name__.startswith("LTX2") or "audio_scheduler" in inspect.signature(kind).parameters:
+        raise ValueError(f"{kind.__name__} denoises two latents at once (video, audio), which cannot be searched yet")
+    accepts = dict(inspect.signature(kind.__call__).parameters)
+    if "num_inference_steps" not in accepts:
+        raise ValueError(f"{kind.__name__} has no num_inference_steps: it does not denoise step by step")
+    return accepts
+
+
 def check_arguments(pipe: Any, kwargs: dict[str, Any]) -> dict[str, inspect.Parameter]:
     """The parameters of the pipeline's call; ValueError where it, or an argument for it, cannot be searched."""
     name = type(pipe).__name__
     if not callable(pipe) or not hasattr(pipe, "scheduler"):
         raise ValueError(f"pipe must be a diffusers pipeline with a scheduler, got {name}")
-    if hasattr(pipe, "audio_scheduler") or name.startswith("LTX2"):
-        raise ValueError(f"{name} denoises two latents at once (video and audio), which cannot be searched yet")
+    accepts = check_class(type(pipe))
     if getattr(pipe, "free_init_enabled", False):
         raise ValueError(f"{name} denoises several times with FreeInit on; call pipe.disable_free_init() first")
-    accepts = dict(inspect.signature(type(pipe).__call__).parameters)
-    if "num_inference_steps" not in accepts:
-        raise ValueError(f"{name} has no num_inference_steps: it does not denoise step by step")
     for given in kwargs:
         if given in _OURS:
             raise ValueError(f"{given} must not be among the pipeline's arguments: {_OURS[given]}")

@@ -12,7 +12,7 @@ from evosearch import models, rewards
 from evosearch.budget import Budget
 from evosearch.checks import differentiable, is_number, whole_number
 from evosearch.declaration import Search
-from evosearch.pipeline import one_at_a_time
+from evosearch.pipeline import check_class, one_at_a_time
 from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
 from evosearch.result import Result
 from evosearch.rewards import TensorReward
@@ -205,6 +205,8 @@ def _asked(
 def _loaded(pipe: Any, load_kwargs: Mapping[str, Any] | None, prompts: Sequence[str], asked: _Asked) -> Any:
     """The pipeline or sampler, after a last look at the prompts, now that pictures and videos are told apart."""
     given = load_kwargs or {}
+    if isinstance(pipe, str | Path):
+        check_class(models.class_of(pipe, **given))
     if not is_sampler(pipe):
         asked.check(prompts, models.makes_videos(pipe, **given))
     return models.load(pipe, **given) if isinstance(pipe, str | Path) else pipe

@@ -34,8 +34,12 @@ def overhead(
 ) -> None:
     """Time a search against the stock pipeline for as many NFE and decodes, in the same batches."""
     from evosearch.bench.overhead import overhead as measure
+    from evosearch.models import class_of
+    from evosearch.resolve import algorithm_of
 
     hush()
+    class_of(model)
+    algorithm_of(algorithm)
     typer.echo(f"bill: {((2 * runs + 3) * steps + (runs + 1) * 4) * n} NFE")
     found = measure(model, algorithm=algorithm, n=n, steps=steps, runs=runs)
     shown = ((algorithm, found.search), ("stock pipeline", found.steps), ("its decoding", found.decode))
@@ -58,20 +62,14 @@ def compare(
     against: Annotated[str, typer.Option(help="The method that the table compares the others with.")] = "best-of-N",
 ) -> None:
     """Compare EvoSearch with best-of-N at equal NFE over 30 held-out prompts; resumes by cell."""
-    import torch
-
     from evosearch.bench import compare as recipe
-    from evosearch.bench.cells import missing, read
 
     if against not in recipe.METHODS:
         raise ValueError(f"--against must be one of {', '.join(map(repr, recipe.METHODS))}, got {against!r}")
     if not table:
-        hush()
-        torch.set_num_threads(threads)
-        share, chosen = _part(part), _seeds(seeds)
+        share, chosen = _begin(part, threads, dtype, reward), _seeds(seeds)
         todo = recipe.all_cells(recipe.prompts(model), chosen)
-        left = missing(todo, read(out))
-        typer.echo(f"bill: {len(left)} of {len(todo)} runs are left, {_bill(recipe.bill(left), model)}")
+        _say_bill(recipe, todo, out, model, "runs")
         for cell in recipe.run(todo, out, model, reward, part=share, dtype=dtype):
             typer.echo(f"{cell.budget:6} NFE  seed {cell.seed}  {cell.method}: {cell.prompt}")
     rows = _results(out)
@@ -90,19 +88,13 @@ def saturation(
     dtype: Precision = "float32",
 ) -> None:
     """Is the world rich enough? Best of 10, 100 and 1,000 samples of the hardest prompts; resumes by cell."""
-    import torch
-
     from evosearch import models
     from evosearch.bench import saturation as recipe
-    from evosearch.bench.cells import missing, read
 
     hush()
     if not table:
-        torch.set_num_threads(threads)
-        share = _part(part)
-        todo = recipe.all_cells(model)
-        left = missing(todo, read(out))
-        typer.echo(f"bill: {len(left)} of {len(todo)} prompts are left, {_bill(recipe.bill(left), model)}")
+        share, todo = _begin(part, threads, dtype), recipe.all_cells(model)
+        _say_bill(recipe, todo, out, model, "prompts")
         for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
             typer.echo(cell.prompt)
     rows = _results(out)
@@ -119,21 +111,14 @@ def heritability(
     dtype: Precision = "float32",
 ) -> None:
     """How much of its parent's reward a child has, by level, mutation rate and solver; resumes by cell."""
-    import torch
-
     from evosearch.bench import heritability as recipe
-    from evosearch.bench.cells import missing, read
     from evosearch.bench.heritability_figure import figure
 
     if find_spec("matplotlib") is None:
         raise ValueError(_MATPLOTLIB.format("heritability"))
     if not table:
-        hush()
-        torch.set_num_threads(threads)
-        share = _part(part)
-        todo = recipe.all_cells(model)
-        left = missing(todo, read(out))
-        typer.echo(f"bill: {len(left)} of {len(todo)} cells are left, {_bill(recipe.bill(left), model)}")
+        share, todo = _begin(part, threads, dtype), recipe.all_cells(model)
+        _say_bill(recipe, todo, out, model, "cells")
         for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
             typer.echo(f"eta {cell.eta:g}: {cell.prompt}")
     rows = _results(out)
@@ -199,12 +184,12 @@ def device(
     from evosearch.models import accelerator
 
     hush()
-    where = accelerator()
-    if where == "cpu" and not small:
-        raise ValueError("bench device needs an accelerator, and there is none here; --small tries it without")
     names = [case.name for case in recipe.CASES]
     if unknown := set(model or ()) - set(names):
         raise ValueError(f"--model must be one of {', '.join(names)}, got {', '.join(sorted(unknown))}")
+    where = accelerator()
+    if where == "cpu" and not small:
+        raise ValueError("bench device needs an accelerator, and there is none here; --small tries it without")
     chosen = [case for case in recipe.CASES if not model or case.name in model]
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else where
     batches = (1, 2) if small else (1, 2, 4, 8, 16)
@@ -219,6 +204,28 @@ def device(
         typer.echo(recipe.table(rows))
 
 
+def _begin(part: str, threads: int, dtype: str, reward: str = "shapes") -> tuple[int, int]:
+    """Which part of how many this process takes; what is wrong is said before the bill."""
+    import torch
+
+    from evosearch import models, rewards
+
+    hush()
+    models.dtype_of(dtype)
+    rewards.resolve(reward)
+    torch.set_num_threads(threads)
+    return _part(part)
+
+
+def _say_bill(recipe: Any, todo: list[Any], out: Path, model: str, what: str) -> None:
+    from evosearch.bench.cells import missing, read
+
+    left = missing(todo, read(out))
+    nfe, pace = recipe.bill(left), _PACE.get(model)
+    hours = f"; {nfe / 3600 / pace:.1f} h of one core at {pace} NFE/s" if pace else ""
+    typer.echo(f"bill: {len(left)} of {len(todo)} {what} are left, {nfe:,} NFE{hours}")
+
+
 def _results(out: Path) -> list[dict[str, Any]]:
     from evosearch.bench.cells import read
 
@@ -231,11 +238,6 @@ _PACE = {"shapes-diffusion": 120, "shapes-flow": 80, "shapes-video": 35}
 """NFE/s of a process of one thread, as measured on a server's core, with decoding and scoring."""
 
 
-def _bill(nfe: int, model: str) -> str:
-    pace = _PACE.get(model)
-    return f"{nfe:,} NFE" + (f"; {nfe / 3600 / pace:.1f} h of one core at {pace} NFE/s" if pace else "")
-
-
 def _part(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or int(match[1]) >= int(match[2]):
@@ -244,8 +246,8 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _seeds(text: str) -> dict[int, int]:
-    if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
-        raise ValueError(f"--seeds must be NFE:seeds by commas, such as 500:3,2000:1, got {text!r}")
+    if not re.fullmatch(r"[1-9]\d*:[1-9]\d*(,[1-9]\d*:[1-9]\d*)*", text):
+        raise ValueError(f"--seeds must be NFE:seeds by commas, both above 0, such as 500:3,2000:1, got {text!r}")
     return {int(nfe): int(seeds) for nfe, seeds in (pair.split(":") for pair in text.split(","))}
 
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 
-__all__ = ["BUNDLED", "FAMILIES", "accelerator", "defaults", "frame_rate", "load", "makes_videos", "name_of"]
+__all__ = [
+    "BUNDLED", "FAMILIES", "accelerator", "check_name", "class_of", "defaults", "dtype_of", "frame_rate", "load",
+    "makes_videos", "name_of",
+]  # fmt: skip
 
 BUNDLED = tuple(sorted(path.parent.name for path in _HERE.glob("*/model_index.json")))
 """Names of the pipelines in the box."""
@@ -83,10 +86,14 @@ def load(
             kwargs["quantization_config"] = _quantization(quantize, parts)
             if device == "cpu":
                 raise ValueError(f"quantize={quantize!r} needs an accelerator as device, got 'cpu'; leave it out")
-        chosen = _precision(name, parts, device, kwargs) if dtype is None else _dtype(dtype)
+        chosen = _precision(name, parts, device, kwargs) if dtype is None else dtype_of(dtype)
         pipe = DiffusionPipeline.from_pretrained(source, **{"use_safetensors": True, "dtype": chosen, **kwargs})
     except (OSError, SafetensorError) as error:
         raise ValueError(_reason(name, error)) from error
+    except Exception as error:
+        if not isinstance(error, json.JSONDecodeError) and type(error) is not Exception:  # as tokenizers raises it
+            raise
+        raise ValueError(f"model {name!r} holds a file that cannot be read: {error}; get it anew") from error
     family = family_of(pipe, name_of(pipe))
     known = {} if family is None or "scheduler" in kwargs else family.scheduler
     config = pipe.scheduler.config
@@ -132,12 +139,25 @@ def makes_videos(pipe: Any, **kwargs: Any) -> bool:
         ValueError: There is no pipeline of this name, or it cannot be had.
     """
     if isinstance(pipe, str | Path):
-        import diffusers
-
-        kwargs = {name: value for name, value in kwargs.items() if name not in inspect.signature(load).parameters}
-        _check(str(pipe), None, None, kwargs)
-        pipe = getattr(diffusers, _parts(str(pipe), kwargs)["_class_name"])
+        pipe = class_of(pipe, **kwargs)
     return callable(pipe) and "num_frames" in inspect.signature(pipe.__call__).parameters
+
+
+def class_of(name: str | Path, **kwargs: Any) -> type:
+    """The class of the pipeline of this name; nothing is loaded.
+
+    Args:
+        name: As for `load`.
+        **kwargs: As for `load`.
+
+    Raises:
+        ValueError: There is no pipeline of this name, or it cannot be had.
+    """
+    import diffusers
+
+    kwargs = {option: value for option, value in kwargs.items() if option not in inspect.signature(load).parameters}
+    _check(str(name), None, None, kwargs)
+    return getattr(diffusers, _parts(str(name), kwargs)["_class_name"])
 
 
 def frame_rate(pipe: Any) -> float | None:
@@ -165,6 +185,11 @@ def _check(name: str, offload: str | None, quantize: str | None, kwargs: dict[st
         raise ValueError(f"device_map must be {' or '.join(map(repr, placed))} here, got {kwargs['device_map']!r}")
     if not kwargs.get("use_safetensors", True):
         raise ValueError("use_safetensors must be true: weights in pickles can do anything; convert them first")
+    check_name(name)
+
+
+def check_name(name: str) -> None:
+    """ValueError where this can be no model: neither a bundled one, nor a folder of a pipeline, nor a hub id."""
     folder = Path(name)
     if name in BUNDLED:
         return
@@ -281,7 +306,8 @@ def _device(device: str | None) -> str:
     return device or here
 
 
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
+    """A precision by its name; ValueError where it is none that models run in."""
     import torch
 
     known = {

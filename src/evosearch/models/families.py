@@ -7,6 +7,7 @@ name, since a search generates many times.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ FAMILIES = (
         {"height": 704, "width": 1280, "num_frames": 121, "guidance_scale": 5.0, "negative_prompt": _WAN_NEGATIVE},
         where={"pipe.expand_timesteps": True}, full=("vae",), scheduler={"flow_shift": (3.0, 5.0)}, frame_rate=24,
     ),
-    Family(
+    Family(  # at 480 lines the authors' code shifts by 5, diffusers' example by 3
         "Wan 2.1 14B", _WAN, 50,
         {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0, "negative_prompt": _WAN_NEGATIVE},
         where={"transformer.num_layers": 40}, full=("vae",), scheduler={"flow_shift": (3.0, 5.0)}, frame_rate=16,
@@ -124,8 +125,16 @@ FAMILIES = (
     ),
     Family("HunyuanVideo 1.5", "HunyuanVideo15Pipeline", 50, {"num_frames": 121}, frame_rate=24),
     Family(
+        "LTX-2.3", "LTX2Pipeline", 30,
+        {"height": 512, "width": 768, "num_frames": 121, "guidance_scale": 3.0, "guidance_rescale": 0.7,
+         "stg_scale": 1.0, "spatio_temporal_guidance_blocks": [28], "modality_scale": 3.0,
+         "audio_guidance_scale": 7.0, "use_cross_timestep": True, "negative_prompt": _LTX_NEGATIVE},
+        where={"transformer.cross_attn_mod": True}, frame_rate=24,
+    ),
+    Family(
         "LTX-2", "LTX2Pipeline", 30,
-        {"height": 512, "width": 768, "num_frames": 121, "guidance_scale": 3.0, "negative_prompt": _LTX_NEGATIVE},
+        {"height": 512, "width": 768, "num_frames": 121, "guidance_scale": 3.0,
+         "spatio_temporal_guidance_blocks": [29], "use_cross_timestep": False, "negative_prompt": _LTX_NEGATIVE},
         frame_rate=24,
     ),
     Family(
@@ -179,7 +188,7 @@ def half_of(pipeline: str, name: str, setting: Callable[[str], Any]) -> tuple[st
 
 def _rows(pipeline: str, name: str) -> Iterator[Family]:
     cached = re.search(r"models--([^/]+)", name)  # as the hub's cache names folders: models--owner--name
-    own = cached[1].rpartition("--")[2] if cached else PurePath(name).name
+    own = cached[1].rpartition("--")[2] if cached else PurePath(os.path.abspath(name)).name  # of "." as well
     for family in FAMILIES:
         if family.pipeline == pipeline and re.search(family.named, own, re.IGNORECASE):
             yield family
