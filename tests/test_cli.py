@@ -156,7 +156,7 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing():
         ("--reward must be named for owner/name", ["a blue star", "--model", "owner/name"]),
         ("--reward jpeg must have a number", ["a blue star", "--reward", "jpeg=much"]),
         ('budget must be a Budget, NFE as a whole number, "20x"', ["a blue star", "--budget", "lots"]),
-        ("budget must be at least 10 NFE", ["a blue star", "--budget", "3", "--steps", "2"]),
+        ("budget must be at least 2 NFE", ["a blue star", "--budget", "1", "--steps", "2"]),
         ("has no knob 'ratio'.*did you mean 'rate'", ["a blue star", "--knob", "ratio=.1"]),
         ("--knob must be name=value, got 'rate'", ["a blue star", "--knob", "rate"]),
         ("--knob .* seed is an option, --seed", ["a blue star", "--knob", "seed=1"]),
@@ -185,7 +185,7 @@ def test_prompts_in_another_encoding_are_refused():
     refused("prompts.txt is not .*", "generate", "--prompts", "prompts.txt")
 
 
-@pytest.mark.parametrize("budget", ["0.001s", "1x"])
+@pytest.mark.parametrize("budget", ["0.001s", "19"])
 def test_dry_run_of_too_small_a_budget(budget):
     refused("budget must be at least", "generate", "a blue star", "--budget", budget, "--dry-run")
 
@@ -327,7 +327,9 @@ def test_what_cannot_be_searched_is_refused_before_it_is_loaded(here, dry):
     folder = here / "ltx"
     folder.mkdir()
     (folder / "model_index.json").write_text('{"_class_name": "LTX2Pipeline"}')
-    refused("LTX2Pipeline denoises two latents", "generate", "a red circle", "--model", folder, "--reward", "jpeg", *dry)
+    refused(
+        "LTX2Pipeline denoises two latents", "generate", "a red circle", "--model", folder, "--reward", "jpeg", *dry
+    )
 
 
 def test_version():
@@ -368,7 +370,7 @@ def test_demo_compares_at_equal_cost(monkeypatch, case):
     monkeypatch.setattr(demo, "CASES", [case])
     out = evosearch("demo", "--budget", "100").stdout
     manifests = {method: manifest_of(f"evosearch-demo/00-{method}") for method in demo.METHODS}
-    assert {m["cost"]["nfe"] for m in manifests.values()} == {100}
+    assert all(90 < m["cost"]["nfe"] <= 100 for m in manifests.values())
     assert len({m["plain"]["id"] for m in manifests.values()}) == 1
     for manifest in manifests.values():
         assert f"{manifest['kept'][0]['reward']:.3f}" in out
@@ -391,7 +393,7 @@ def test_demo_replaces_a_former_demo_and_nothing_else(toy_demo):
 
 def test_demo_too_small_leaves_the_former_one(toy_demo):
     evosearch("demo", "--quick", "--budget", "100")
-    refused("budget must be at least 100 NFE for evosearch", "demo", "--budget", "60")
+    refused("budget must be at least 20 NFE for best_of_n", "demo", "--budget", "19")
     refused("seed must be a whole number from 0", "demo", "--seed", "-1")
     assert len(list(Path("evosearch-demo").glob("*/report.html"))) == 6
 

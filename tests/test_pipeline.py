@@ -215,6 +215,17 @@ def test_what_steps_outside_the_pipeline_is_refused_where_it_edits_states():
 
 
 @torch.no_grad()
+def test_evosearch_culls_within_its_budget_where_the_pipeline_edits_states():
+    sampler = sampler_of("stable_diffusion_inpaint", steps=10)
+    result = es.search(
+        sampler, "a cat", lambda samples, prompts: samples.flatten(1).mean(1), budget=120, progress=False
+    )
+    assert result.settings["knobs"]["look"] == 3
+    assert 100 < result.cost.nfe <= 120
+    assert sum(len(generation.ids) for generation in result.generations) > 5
+
+
+@torch.no_grad()
 def test_inpainting_keeps_what_is_not_masked():
     sampler = sampler_of("stable_diffusion_inpaint", eta=0.7)
     finished, _ = sampler.run(sampler.prior(2), STEPS)

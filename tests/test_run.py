@@ -528,7 +528,7 @@ def test_a_run_says_the_precision_and_the_schedulers_settings():
         ({"budget": "many"}, "budget must be a Budget, .* got 'many'"),
         ({"budget": "1.5"}, "budget must be a Budget"),
         ({"budget": 0}, "budget: nfe must be above 0, got 0"),
-        ({"budget": 10}, "budget must be at least 25 NFE .* got 10"),
+        ({"budget": 4}, "budget must be at least 5 NFE .* got 4"),
         ({"budget": 10, "algorithm": "best_of_n", "n": 3}, "budget must be at least 15 NFE .* got 10"),
         ({"budget": 100, "sizes": [40, 20, 20]}, "budget must be at least 352 NFE for these sizes in 5 steps; got 100"),
         ({"budget": Budget(reward_calls=9), "sizes": [40, 20]}, "budget of 9 rewards .* at least 295 NFE for these"),

@@ -24,6 +24,7 @@ from evosearch.models import BUNDLED, makes_videos
 from evosearch.noise import normal
 from evosearch.scoring import preview
 from evosearch.searches.particles import PRESETS
+from evosearch.searches.schedules import explored
 from evosearch.selection import top
 from evosearch.session import InvalidReward
 from evosearch.types import Population, concat
@@ -41,6 +42,8 @@ CASES = [
     ("evosearch", {**EVO, "elites": 0, "tournament": 1, "rate": 1.0, "schedule": (4, 5, 9)}, 0.0),
     ("evosearch", {**EVO, "look": 3, "finish": 3, "child_eta": 1.0, "schedule": (0, 3, 3)}, 0.0),
     ("evosearch", {"schedule": (4, 6), "sizes": (30, 5, 5), "look": 4}, 0.0),
+    ("evosearch", searches.evosearch.fit(STEPS, 12 * STEPS), 0.0),
+    ("evosearch", {"schedule": (), "sizes": (9,), "look": 3}, 0.0),
     ("paper_evosearch", EVO, 1.0),
     ("paper_evosearch", {**EVO, "late": True}, 1.0),
     ("zero_order", {"n": 11}, 0.0),
@@ -597,9 +600,8 @@ def _fits(search, steps, budget):
 
 
 def test_a_search_of_the_smallest_budget_runs():
-    s = sampler(STEPS)
-    found = _found("evosearch", searches.evosearch.fit(STEPS, 5 * STEPS), 0.0, s=s)
-    assert len(found) == 5
+    assert len(_found("evosearch", searches.evosearch.fit(STEPS, STEPS), 0.0)) == 1
+    assert len(_found("paper_evosearch", searches.paper_evosearch.fit(STEPS, 6 * STEPS), 1.0)) == 6
 
 
 @pytest.mark.parametrize("n", [0, -1])
@@ -700,6 +702,73 @@ def test_fitted_knobs_leave_room_for_those_that_finish():
     assert 600 - 4 < searches.evosearch.nfe(STEPS, **knobs, **fitted) <= 600  # one more would cost 4
 
 
+@pytest.mark.parametrize("steps", [8, 20, 28, 50])
+@pytest.mark.parametrize("times", [1, 2, 3, 5, 10, 30, 100, 1000])
+def test_a_schedule_by_budget_spends_it(steps, times):
+    knobs = searches.evosearch.fit(steps, times * steps)
+    waves = searches.evosearch.waves(steps, **knobs)
+    assert 0.92 * times * steps <= nfe_of(waves) <= times * steps
+    first = nfe_of(waves[: 2 if "look" in knobs else 1])
+    assert 0 <= explored(steps, times * steps) * times * steps - first < steps
+    assert explored(steps, times * steps) == pytest.approx(max(0.3, min(1.0, 7 / times)))
+    assert len(knobs["schedule"]) <= 110
+
+
+def test_each_level_of_a_schedule_by_budget_gets_as_much():
+    steps, knobs = 20, searches.evosearch.fit(20, 20_000)
+    spent = dict.fromkeys(knobs["schedule"], 0)
+    for level, size in zip(knobs["schedule"], knobs["sizes"][1:], strict=True):
+        spent[level] += size * (steps - level)
+    assert [*spent] == [8, 12, 16]
+    assert max(spent.values()) - min(spent.values()) < 20
+
+
+@pytest.mark.parametrize("given", [{"rate": 0.1, "elites": 2}, {"tournament": 2}, {"parents": 1, "child_eta": 0.5}])
+def test_a_schedule_by_budget_goes_with_what_the_user_says(given):
+    fitted = searches.evosearch.fit(STEPS, 30 * STEPS, **given)
+    assert not fitted.keys() & given.keys()
+    assert 0.95 * 30 * STEPS < searches.evosearch.nfe(STEPS, **fitted, **given) <= 30 * STEPS
+    assert (fitted.get("parents") is None) == bool(given.keys() & {"tournament", "parents"})
+    _found("evosearch", {**fitted, **given}, 0.0)
+
+
+@pytest.mark.parametrize("given", [{"schedule": [0, 5]}, {"look": None}, {"mutation": "renoise", "span": 1}])
+def test_the_papers_rules_hold_where_the_user_says_when(given):
+    fitted = {"schedule": None, **searches.evosearch.fit(STEPS, 60 * STEPS, **given), **given}
+    assert fitted["sizes"][0] >= 2 * fitted["sizes"][1] == 2 * fitted["sizes"][-1]
+    assert fitted["schedule"][0] == 0
+    assert "parents" not in fitted
+
+
+def test_models_of_few_steps_get_the_papers_rules_or_samples():
+    assert searches.evosearch.fit(4, 12) == {"schedule": [], "sizes": [3]}
+    assert searches.evosearch.fit(4, 400)["schedule"] == [0, 1, 2, 3]
+
+
+def test_the_best_of_all_seen_at_a_level_breed_in_turn():
+    knobs = {"schedule": (2, 2, 6), "sizes": (12, 7, 7, 7), "parents": 3, "rate": 0.2}
+    found = _found("evosearch", knobs, 0.0)
+    assert found.reward is not None
+    for start in (12, 18, 24):
+        best = found.id[top(found.reward[:start], 3)].tolist()
+        if start == 24:  # who was bred at level 2 has passed 6 as well
+            assert any(id in found.id[12:24].tolist() for id in best)
+        assert found.parent[start : start + 6].tolist() == best * 2
+
+
+def test_the_plan_in_words():
+    def said(times):
+        return searches.evosearch.plan(20, **searches.evosearch.fit(20, times * 20))
+
+    assert said(1) == "At 1x one sample nothing is left to breed with, and all goes into new noises: 1 sample."
+    assert said(10) == (
+        "At 10x one sample new noises gain most, and get 70% of the NFE: 16 noises, looked at after 6 of 20 steps, "
+        "2 finished; then 10 children in 3 generations, bred at level 8, 12, 16."
+    )
+    assert said(100).startswith("At 100x one sample children gain most, and get 70% of the NFE: 69 noises, looked at")
+    assert searches.evosearch.plan(20, **GOOD) == "8 samples; then 10 children in 2 generations, bred at level 0, 4."
+
+
 def test_selection_moves_the_mean_and_chance_does_not():
     size, s = 400, sampler(STEPS, gaussian(1.0))
     knobs = {"schedule": (0,), "sizes": (size, size), "elites": 0, "rate": 0.15}
@@ -715,7 +784,7 @@ GOOD = {"schedule": (0, 4), "sizes": (8, 6, 6)}
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"schedule": ()}, r"schedule must be levels none of which is below the one before, got \[\]"),
+        ({"schedule": ()}, "sizes must have one more entry than schedule, .* expected 1, got 3"),
         ({"schedule": (5, 2)}, r"schedule must be levels none of which is below the one before, got \[5, 2\]"),
         ({"schedule": (0, 10)}, r"schedule must lie in 0..9, since sampling takes 10 steps; got \[0, 10\]"),
         ({"schedule": (-1, 4)}, r"schedule must lie in 0..9"),
@@ -724,6 +793,7 @@ GOOD = {"schedule": (0, 4), "sizes": (8, 6, 6)}
         ({"elites": 6}, r"elites must be below every later population, .* got 6 with sizes \[8, 6, 6\]"),
         ({"elites": -1}, "elites must be at least 0, got -1"),
         ({"rate": 1.1}, r"rate must be in \[0, 1\], got 1.1"),
+        ({"parents": 0}, "parents must be at least 1, got 0"),
         ({"tournament": 0}, "tournament must be at least 1, got 0"),
         ({"mutation": "flip"}, "mutation must be one of level_preserving, additive, renoise, got 'flip'"),
         ({"mutation": "renoise"}, "span must be at least 1 for mutation='renoise', got 0"),

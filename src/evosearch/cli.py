@@ -176,6 +176,8 @@ def _show(text: str, result: Result, best: Path, folder: Path) -> None:
     for name, value in result.best.held_out.items():
         typer.echo(f"held out      {printable(name)} {number(value)}")
     typer.echo(f"cost          {cost.nfe:,} NFE, {cost.seconds:.1f} s")
+    if plan := result.settings.get("plan"):
+        typer.echo(f"plan          {plan}")
     if result.invalid:
         typer.echo(f"invalid       {result.invalid:,} of {cost.reward_calls:,} rewards")
     typer.echo(f"best sample   {best}")

@@ -32,6 +32,7 @@ class Search(Protocol):
     anytime: bool
     space: str
     needs: tuple[str, ...]
+    plan: Callable[..., str] | None
 
     def __call__(self, sampler: Sampler, reward: Reward, rng: torch.Generator, /, **knobs: Any) -> Iterator[Population]:
         """Search; see `evosearch.searches`."""
@@ -69,6 +70,7 @@ def search(
     least: Callable[..., list[Wave]] | None = None,
     needs: Sequence[str] = (),
     anytime: bool = False,
+    plan: Callable[..., str] | None = None,
 ) -> Callable[[_F], _F]:
     """Declare what a search costs and needs; its ``nfe(steps, **knobs)`` follows.
 
@@ -81,6 +83,7 @@ def search(
         least: The waves of its cheapest course, where what it finds decides how much it asks for.
         needs: What else it must have: ``SDE``, ``gradient``, ``previews`` (it scores x0), ``grid``.
         anytime: Whether being cut short costs no more than the micro-batch at hand.
+        plan: ``plan(steps, **knobs)``, one sentence for the report: what these knobs come to, and why.
     """
 
     def nfe(steps: int, **knobs: Any) -> int | tuple[int, int]:
@@ -97,7 +100,7 @@ def search(
         declared = cast(Any, function)
         declared.waves, declared.nfe, declared.anytime = waves, nfe, anytime
         declared.fit = fill(function.__name__, waves, fit) if isinstance(fit, str) else fit
-        declared.space, declared.needs = space, tuple(needs)
+        declared.space, declared.needs, declared.plan = space, tuple(needs), plan
         return function
 
     return declare

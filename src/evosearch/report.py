@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable, Mapping
 from html import escape
 from io import BytesIO
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def render(result: Result) -> str:
         _pair(result),
         _frames(result),
         _numbers(result),
+        f'<p class="soft">{text(settings["plan"])}</p>' if settings.get("plan") else "",
         _invalid(result),
         "<h2>Reward against cost</h2>",
         curve.svg([(nfe, reward) for nfe, _, reward in result.curve], result.cost.nfe, result.plain.reward),
@@ -272,7 +273,12 @@ def _tables(result: Result) -> str:
 
 def _table(rows: Mapping[str, Any]) -> str:
     def shown(value: Any) -> str:
-        return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        if not isinstance(value, list | tuple):
+            return str(value)
+        runs = [(item, len(list(same))) for item, same in groupby(value)]
+        return ", ".join(
+            f"{item} ({count} times)" if count > 2 else ", ".join([f"{item}"] * count) for item, count in runs
+        )
 
     cells = [f"<tr><th>{text(name)}</th><td>{text(shown(v), 400)}</td></tr>" for name, v in rows.items()]
     return f"<table>{''.join(cells)}</table>"

@@ -16,7 +16,7 @@ def score(p: Population, sampler: Sampler, reward: Reward) -> Population:
     return replace(p, reward=torch.cat(rewards).float())
 
 
-def preview(p: Population, sampler: Sampler, reward: Reward, lookahead: int = 1) -> Population:
+def preview(p: Population, sampler: Sampler, reward: Reward, lookahead: int = 1, twice: bool = False) -> Population:
     """The same particles with the rewards of what they are coming to; of finished ones, their own.
 
     Args:
@@ -25,11 +25,12 @@ def preview(p: Population, sampler: Sampler, reward: Reward, lookahead: int = 1)
         reward: Judges.
         lookahead: Deterministic steps to the end that a preview takes, evenly spread over the levels that are left; as
             many as there are at the most. 1 is x0 as predicted.
+        twice: Take a preview even where the pipeline edits its states, and the way on pays for the prediction again.
     """
     if p.i == sampler.steps:
         return score(p, sampler, reward)
     p = sampler.predict(p)
-    if sampler.edits:
+    if sampler.edits and not twice:
         raise ValueError(
             "the pipeline edits its states between steps (a mask, say), so that a preview would be paid for twice; "
             "choose a search that needs none, such as best_of_n, or evosearch without look"

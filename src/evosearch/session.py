@@ -262,7 +262,7 @@ def _settings(session: Session, budget: Any) -> dict[str, Any]:
     """All that the run depends on, as plain data."""
     from evosearch import __version__
 
-    own = cast(Any, session.own)
+    own, plan = cast(Any, session.own), getattr(session.algorithm, "plan", None)
     pipe = getattr(own, "pipe", None)
     settings: dict[str, Any] = {
         "prompt": session.prompt,
@@ -275,6 +275,7 @@ def _settings(session: Session, budget: Any) -> dict[str, Any]:
         "seed": session.seed,
         "batch_size": own.batch_size,
         "nfe": session.total,
+        "plan": None if plan is None else plan(own.steps, **session.knobs),
         "sampler": type(own).__name__,
         "order": own.path.order,
     }

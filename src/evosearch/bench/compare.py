@@ -16,19 +16,25 @@ from evosearch import models
 from evosearch.bench.cells import Cells, fingerprint
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import clustered_mean
+from evosearch.pipeline import check_class
+from evosearch.resolve import algorithm_of
 from evosearch.rewards import load as load_reward
 from evosearch.rewards.shapes import EXACT
 from evosearch.run import search
+from evosearch.searches.schedules import by_paper
 
 PLAIN = "one plain sample"
 BASELINE = "best-of-N"
+OURS = "EvoSearch"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     BASELINE: ("best_of_n", {}),
     "best-of-N, SDE": ("best_of_n", {"eta": 1.0}),
     "EvoSearch, as in the paper": ("evosearch", {"eta": 1.0, "rate": 0.3, "mutation": "additive"}),
     "EvoSearch, ODE": ("evosearch", {"eta": 0.0, "rate": 0.15}),
+    OURS: ("evosearch", {}),
 }
-"""What is compared: name -> (algorithm, knobs). Schedules and sizes are fitted to the budget by the paper's rules.
+"""What is compared: name -> (algorithm, knobs). An EvoSearch with knobs gets schedule and sizes by the paper's rules;
+the last one is what a user gets who names none.
 
 The SDE stands alone, too, lest what it does to samples be taken for evolution's.
 """
@@ -36,6 +42,7 @@ The SDE stands alone, too, lest what it does to samples be taken for evolution's
 BUDGETS = {500: 3, 2000: 3, 8000: 1}
 """NFE, and how many seeds each gets."""
 
+_BY_PAPER = by_paper("evosearch", algorithm_of("evosearch").waves)
 _FEWEST = 5  # prompts, for an interval to mean something
 
 
@@ -100,10 +107,15 @@ def run(
     if not (missing := cells.missing(todo)):
         return
     pipe, judge = models.load(model, dtype=dtype), load_reward("shapes")
+    steps = models.defaults(pipe).get("steps") or check_class(type(pipe))["num_inference_steps"].default
     for cell in missing:
         algorithm, knobs = METHODS[cell.method]
+        sized = _BY_PAPER(steps, cell.budget, **knobs) if algorithm == "evosearch" and knobs else {}
         start = time.perf_counter()
-        result = search(pipe, cell.prompt, reward, algorithm, cell.budget, seed=cell.seed, progress=False, **knobs)
+        result = search(
+            pipe, cell.prompt, reward, algorithm, cell.budget, steps=steps, seed=cell.seed, progress=False,
+            **knobs, **sized,
+        )  # fmt: skip
         rules, plain_rules = (_judged(judge, s.sample, cell.prompt) for s in (result.best, result.plain))
         cells.append(
             cell,

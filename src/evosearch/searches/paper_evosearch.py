@@ -22,7 +22,8 @@ from evosearch.checks import flag, share
 from evosearch.declaration import Wave, search
 from evosearch.mutation import mutate
 from evosearch.scoring import score
-from evosearch.searches.evosearch import rules, waves_of
+from evosearch.searches.evosearch import waves_of
+from evosearch.searches.schedules import by_paper
 from evosearch.selection import top, tournament
 from evosearch.types import Population, Reward, Sampler, concat
 
@@ -44,7 +45,7 @@ def _waves(
     return [Wave(size, wave.steps) for size, wave in zip(sizes, waves, strict=True)]  # elites are paid for, too
 
 
-@search(waves=_waves, fit=rules("paper_evosearch", _waves), space="trajectory", needs=("SDE",))
+@search(waves=_waves, fit=by_paper("paper_evosearch", _waves), space="trajectory", needs=("SDE",))
 def paper_evosearch(
     sampler: Sampler,
     reward: Reward,
