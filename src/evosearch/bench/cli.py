@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -76,6 +76,49 @@ def compare(
     typer.echo(recipe.table(rows, against=against))
     if {row.get("reward", "shapes") for row in rows} - {"shapes"}:
         typer.echo("\njudged by the rules:\n" + recipe.table(rows, judged=True, against=against))
+
+
+@app.command()
+def searches(
+    out: Results = Path("runs/searches"),
+    model: Model = "shapes-diffusion",
+    reward: Annotated[
+        str, typer.Option(help="What guides; the rules and the learned rewards judge in any case.")
+    ] = "shapes",
+    part: Part = "0/1",
+    table: Table = False,
+    threads: Threads = 1,
+    dtype: Precision = "float32",
+    times: Annotated[str, typer.Option(help="Budgets in samples' worth, by commas.")] = "10,30,100,300,1000",
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 8,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each prompt.")] = 1,
+    equal: Annotated[Literal["nfe", "seconds", "both"], typer.Option(help="What is equal.")] = "both",
+    only: Annotated[list[str] | None, typer.Option("--search", help="One of them alone; may be given again.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="10x, two prompts: minutes.")] = False,
+) -> None:
+    """Compare all searches at equal NFE and at equal seconds; resumes by cell."""
+    from evosearch.bench import searches as recipe
+    from evosearch.bench.searches_figure import figure
+
+    if find_spec("matplotlib") is None:
+        raise ValueError(_MATPLOTLIB.format("searches"))
+    if not table:
+        share = _begin(part, threads, dtype, reward)
+        known = recipe.methods(reward)
+        if unknown := sorted({*(only or ())} - {*known}):
+            raise ValueError(f"--search must be one of {'; '.join(known)}, got {unknown[0]!r}")
+        budgets, texts = ([10], 2) if quick else (_times(times), prompts)
+        kinds = recipe.KINDS if equal == "both" else (equal,)
+        todo = recipe.all_cells(model, reward, budgets, texts, seeds, kinds, only or ())
+        _say_bill(recipe, todo, out, model, "runs")
+        for cell in recipe.run(todo, out, model, reward, part=share, dtype=dtype):
+            typer.echo(f"{cell.times:5}x in {cell.equal}, seed {cell.seed}  {cell.method}: {cell.prompt}")
+    rows = _results(out)
+    for kind in dict.fromkeys(row["equal"] for row in rows):
+        most = max(row["times"] for row in rows if row["equal"] == kind)
+        typer.echo(f"\nat equal {kind}:\n{recipe.table(rows, kind)}\n\n{recipe.judged(rows, kind, most)}")
+    figure(rows).savefig(out / "searches.png", dpi=120)
+    typer.echo(f"\nsaved {out / 'searches.png'}")
 
 
 @app.command()
@@ -249,6 +292,12 @@ def _seeds(text: str) -> dict[int, int]:
     if not re.fullmatch(r"[1-9]\d*:[1-9]\d*(,[1-9]\d*:[1-9]\d*)*", text):
         raise ValueError(f"--seeds must be NFE:seeds by commas, both above 0, such as 500:3,2000:1, got {text!r}")
     return {int(nfe): int(seeds) for nfe, seeds in (pair.split(":") for pair in text.split(","))}
+
+
+def _times(text: str) -> list[int]:
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise ValueError(f"--times must be samples' worth by commas, such as 10,30,100, got {text!r}")
+    return [int(n) for n in text.split(",")]
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from evosearch import models
 from evosearch.bench.cells import Cells, fingerprint
@@ -22,6 +23,7 @@ from evosearch.rewards import load as load_reward
 from evosearch.rewards.shapes import EXACT
 from evosearch.run import search
 from evosearch.searches.schedules import by_paper
+from evosearch.types import Sample
 
 PLAIN = "one plain sample"
 BASELINE = "best-of-N"
@@ -116,7 +118,9 @@ def run(
             pipe, cell.prompt, reward, algorithm, cell.budget, steps=steps, seed=cell.seed, progress=False,
             **knobs, **sized,
         )  # fmt: skip
-        rules, plain_rules = (_judged(judge, s.sample, cell.prompt) for s in (result.best, result.plain))
+        rules, plain_rules = (
+            float(judge(pixels(scored.sample)[None], [cell.prompt])[0]) for scored in (result.best, result.plain)
+        )
         cells.append(
             cell,
             algorithm=algorithm,
@@ -185,7 +189,8 @@ def prompts(model: str) -> list[str]:
     return held_out_prompts(30, moving=models.makes_videos(model))
 
 
-def _judged(judge: Any, sample: Any, prompt: str) -> float:
-    frames = [np.asarray(frame).copy() for frame in (sample if isinstance(sample, list) else [sample])]
-    pixels = torch.from_numpy(np.stack(frames)).movedim(-1, 1) / 255
-    return float(judge(pixels[None] if isinstance(sample, list) else pixels, [prompt])[0])
+def pixels(sample: Sample) -> Tensor:
+    """A picture or a video as ([F,] 3, H, W) in [0, 1]."""
+    frames = [np.asarray(frame) for frame in (sample if isinstance(sample, list) else [sample])]
+    found = torch.from_numpy(np.stack(frames)).movedim(-1, 1) / 255
+    return found if isinstance(sample, list) else found[0]

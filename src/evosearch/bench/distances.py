@@ -1,4 +1,4 @@
-"""How far apart two clouds of points are."""
+"""How far apart two clouds of points are, and how much one of them varies."""
 
 from __future__ import annotations
 
@@ -40,3 +40,16 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: int = 64) -> float:
     share = (torch.arange(256, dtype=torch.float64) + 0.5) / 256
     a, b = ((points.double() @ lines).quantile(share, dim=0) for points in (x, y))
     return float((a - b).abs().mean())
+
+
+def vendi(features: Tensor) -> float:
+    """How many different things there are among unit vectors (N, D): 1 where all are one, N where none is like another.
+
+    Friedman and Dieng (2023), "The Vendi Score", definition 3.1, with the cosine as kernel: the exponential of the
+    entropy of the eigenvalues.
+
+    >>> vendi(torch.eye(3)), vendi(torch.ones(3, 1))
+    (3.0, 1.0)
+    """
+    shares = torch.linalg.eigvalsh(features.double() @ features.double().T / len(features)).clamp(min=0)
+    return round(float(torch.special.entr(shares).sum().exp()), 9)

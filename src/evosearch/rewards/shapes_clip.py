@@ -62,15 +62,18 @@ class ShapesClip:
             ValueError: `samples` is not of that shape, or has another number of prompts.
         """
         samples_and_prompts(samples, prompts)
+        asked = torch.stack([self._embedded(prompt) for prompt in prompts])
+        return (self.embed(samples) * asked[:, None]).sum(-1).mean(1).to(samples.device)
+
+    def embed(self, samples: Tensor) -> Tensor:
+        """What it sees in the frames of samples (N, [F,] 3, H, W): unit vectors, (N, F, D)."""
         frames = samples.flatten(0, -4).to(self.device, torch.float32)
         if frames.shape[-2:] != (self._size, self._size):
             side = (self._size, self._size)
             frames = functional.interpolate(frames, side, mode="bicubic", antialias=True).clamp(0, 1)
         pixels = (frames - self._mean.to(self.device)) / self._std.to(self.device)
         found = functional.normalize(self._model.get_image_features(pixels).pooler_output, dim=-1)
-        asked = torch.stack([self._embedded(prompt) for prompt in prompts])
-        found = found.view(len(samples), -1, found.shape[-1])
-        return (found * asked[:, None]).sum(-1).mean(1).to(samples.device)
+        return found.view(len(samples), -1, found.shape[-1])
 
     def _embedded(self, prompt: str) -> Tensor:
         if prompt not in self._prompts:
