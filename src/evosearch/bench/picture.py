@@ -23,7 +23,7 @@ _INK, _PAPER, _GREY = (28, 28, 30), (255, 255, 255), (110, 110, 118)
 def picture(
     model: str = "shapes-diffusion", prompts: Sequence[str] = PROMPTS, budgets: Sequence[str] = BUDGETS, seed: int = 0
 ) -> Image.Image:
-    """Search every prompt at every budget, by EvoSearch where it fits and best-of-N below, and lay the best out.
+    """Search every prompt at every budget, and lay the best out.
 
     Args:
         model: A bundled pipeline's name, a folder or a hub id.
@@ -42,8 +42,7 @@ def picture(
         top = _LABEL + row * (_SIDE + _LABEL + _GAP)
         draw.multiline_text((_GAP, top + _SIDE / 2), _wrapped(prompt), _INK, font, anchor="lm", spacing=6)
         for column, budget in enumerate(budgets):
-            algorithm = "evosearch" if float(budget[:-1]) >= 10 else "best_of_n"
-            best = search(pipe, prompt, "shapes", algorithm, budget, seed=seed, progress=False).best
+            best = search(pipe, prompt, "shapes", budget=budget, seed=seed, progress=False).best
             assert isinstance(best.sample, Image.Image)
             left = _TEXT + column * (_SIDE + _GAP)
             sheet.paste(best.sample.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (left, top))
