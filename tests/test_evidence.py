@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evosearch import models
-from evosearch.bench import claims, compare, heritability, saturation, toy
+from evosearch.bench import claims, compare, heritability, saturation, searches, toy
 from evosearch.bench.cells import read
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -49,6 +49,13 @@ def test_tables_of_heritability(folder):
     for reward in heritability.REWARDS:
         assert heritability.foretold(rows, reward) in page
         assert all(heritability.table(rows, reward, eta) in page for eta in heritability.ETAS)
+
+
+@pytest.mark.parametrize("folder", sorted(EVIDENCE.glob("searches/*")), ids=lambda folder: folder.name)
+def test_tables_of_the_searches(folder):
+    rows, page = read(folder), (DOCS / "choosing-a-search.md").read_text()
+    assert searches.table(rows, "nfe") in page
+    assert searches.judged(rows, "nfe", 10) in page
 
 
 @pytest.mark.parametrize("reward", toy.REWARDS)

@@ -39,16 +39,20 @@ def regime(share: float) -> str:
 def in_words(steps: int, *, schedule: Sequence[int], sizes: Sequence[int], elites: int = 1, **knobs: Any) -> str:
     """What a schedule comes to."""
     first, look = sizes[0], knobs.get("look")
-    found = f"{first} sample{'s' if first > 1 else ''}"
+    found = _many(first, "sample")
     if look is not None:
         found = (
             f"{first} noises, looked at after {look} of {steps} steps, {finishing(first, knobs.get('finish'))} finished"
         )
     if not schedule:
         return found
-    children = sum(size - elites for size in sizes[1:])
     levels = ", ".join(map(str, dict.fromkeys(schedule)))
-    return f"{found}; then {children} children in {len(schedule)} generations, bred at level {levels}"
+    children = _many(sum(size - elites for size in sizes[1:]), "child", "children")
+    return f"{found}; then {children} in {_many(len(schedule), 'generation')}, bred at level {levels}"
+
+
+def _many(n: int, one: str, more: str = "") -> str:
+    return f"{n} {one}" if n == 1 else f"{n} {more or one + 's'}"
 
 
 def finishing(first: int, finish: int | None = None) -> int:
