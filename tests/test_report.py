@@ -15,6 +15,7 @@ import torch
 import toy
 from PIL import Image
 
+import evosearch as es
 from evosearch import curve, report
 from evosearch.report import render
 
@@ -219,3 +220,11 @@ def test_curve_of_odd_ranges_is_well_formed(points):
 )
 def test_ticks_are_round(low, high, marks):
     assert curve.ticks(low, high) == pytest.approx(marks)
+
+
+def test_the_plan_of_a_search_stands_in_the_report_and_long_knobs_are_short():
+    result = es.search("shapes-diffusion", "two red circles", "shapes", budget=600, progress=False)
+    page = render(result)
+    assert f'<p class="lead">{result.settings["plan"]}</p>' in page
+    assert "16 (5 times)" in page
+    assert result.settings["knobs"]["schedule"].count(16) == 5

@@ -42,7 +42,7 @@ def render(result: Result) -> str:
         _pair(result),
         _frames(result),
         _numbers(result),
-        f'<p class="soft">{text(settings["plan"])}</p>' if settings.get("plan") else "",
+        f'<p class="lead">{text(settings["plan"])}</p>' if settings.get("plan") else "",
         _invalid(result),
         "<h2>Reward against cost</h2>",
         curve.svg([(nfe, reward) for nfe, _, reward in result.curve], result.cost.nfe, result.plain.reward),
