@@ -44,6 +44,7 @@ CASES = [
     ("evosearch", {"schedule": (4, 6), "sizes": (30, 5, 5), "look": 4}, 0.0),
     ("evosearch", searches.evosearch.fit(STEPS, 12 * STEPS), 0.0),
     ("evosearch", {"schedule": (), "sizes": (9,), "look": 3}, 0.0),
+    ("evosearch", {"schedule": (), "sizes": (9,), "look": STEPS - 1, "finish": 4}, 0.0),
     ("paper_evosearch", EVO, 1.0),
     ("paper_evosearch", {**EVO, "late": True}, 1.0),
     ("zero_order", {"n": 11}, 0.0),

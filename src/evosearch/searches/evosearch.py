@@ -173,8 +173,10 @@ def evosearch(
         p = preview(p, sampler, reward, twice=True)
         yield p
         assert p.reward is not None
-        room = finishing(sizes[0], finish) * (sampler.steps - look - 1)
-        best = top(p.reward, max(1, room // sampler.cost(p[:1], sampler.steps)))
+        going, ahead = finishing(sizes[0], finish), sampler.steps - look - 1
+        if sampler.edits:  # then each pays for its prediction again
+            going = max(1, going * ahead // (ahead + 1))
+        best = top(p.reward, going)
         p, early = p[best], {t: state[best] for t, state in early.items()}
     for s, size in zip((*schedule, None), (*sizes[1:], 0), strict=True):
         finished, states = sampler.run(p, sampler.steps, keep=[t for t in levels if t >= p.i], eta=solver)
