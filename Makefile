@@ -16,7 +16,7 @@ demo: setup  ## the main job: hard prompts, best-of-N against EvoSearch
 	$(BIN)/evosearch demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
