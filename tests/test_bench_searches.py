@@ -62,10 +62,10 @@ def test_the_table_pairs_ranks_and_gives_intervals():
         ]
 
 
-def test_few_prompts_have_no_interval_and_ties_share_a_rank():
-    rows = [_row("best_of_n", "p", 0.5), _row("evosearch", "p", 0.5), _row("svdd", "q", 0.1)]
+def test_few_prompts_have_no_interval_ties_share_a_rank_and_only_shared_runs_are_ranked():
+    rows = [_row("best_of_n", "p", 0.5), _row("evosearch", "p", 0.5), _row("svdd", "p", 0.1), _row("svdd", "q", 0.9)]
     assert recipe.table(rows, "nfe").splitlines()[2:] == [
-        "| svdd | 1.0 | 0.1000 |", "| best_of_n | 1.5 | 0.5000 |", "| evosearch | 1.5 | 0.5000 |"
+        "| best_of_n | 1.5 | 0.5000 |", "| evosearch | 1.5 | 0.5000 |", "| svdd | 3.0 | 0.5000 |"
     ]  # fmt: skip
 
 

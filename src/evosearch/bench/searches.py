@@ -169,7 +169,7 @@ def table(rows: Sequence[dict[str, Any]], equal: str) -> str:
 
 
 def judged(rows: Sequence[dict[str, Any]], equal: str, times: int) -> str:
-    """Markdown: what the rewards say of the best at one budget, how varied the 16 best are, and what it took."""
+    """Markdown: what the rewards say of the best at one budget, how varied the kept ones are, what it took."""
     at = [row for row in rows if row["equal"] == equal and row["times"] == times and "best" in row]
     means: dict[str, list[float]] = {}
     for method in dict.fromkeys(row["method"] for row in at):
@@ -207,15 +207,14 @@ def _by(rows: Sequence[dict[str, Any]], equal: str, value: Any) -> dict[tuple[st
 
 
 def _ranks(best: dict[tuple[str, int], Pairs]) -> dict[str, float]:
-    """Mean rank of each method over its budgets, prompts and seeds, 1 the best."""
-    ranks: dict[str, list[float]] = defaultdict(list)
+    """Mean rank of each method, 1 the best, over the prompts and seeds that all have at a budget; NaN without any."""
+    ranks: dict[str, list[float]] = {name: [] for name, _ in best}
     for n in dict.fromkeys(n for _, n in best):
         there = {name: pairs for (name, m), pairs in best.items() if m == n}
-        for pair in sorted({pair for pairs in there.values() for pair in pairs}):
-            names = [name for name, pairs in there.items() if pair in pairs]
-            for name, rank in zip(names, rankdata([-there[name][pair] for name in names]), strict=True):
+        for pair in set.intersection(*(set(pairs) for pairs in there.values())):
+            for name, rank in zip(there, rankdata([-pairs[pair] for pairs in there.values()]), strict=True):
                 ranks[name].append(float(rank))
-    return {name: float(np.mean(found)) for name, found in ranks.items()}
+    return {name: float(np.mean(found)) if found else float("nan") for name, found in ranks.items()}
 
 
 def _cell(found: Pairs, ours: Pairs, is_ours: bool) -> str:

@@ -170,13 +170,12 @@ def evosearch(
     p, early, solver = sampler.prior(sizes[0]), dict[int, Population](), eta
     if look is not None:
         p, early = sampler.run(p, look, keep=[t for t in levels if t < look], eta=solver)
+        going = finishing(sizes[0], finish)
+        if sampler.edits:  # those that go on pay for their prediction again: as many fewer are looked at
+            p = p[: max(1, sizes[0] - going)]
         p = preview(p, sampler, reward, twice=True)
         yield p
-        assert p.reward is not None
-        going, ahead = finishing(sizes[0], finish), sampler.steps - look - 1
-        if sampler.edits:  # then each pays for its prediction again
-            going = max(1, going * ahead // (ahead + 1))
-        best = top(p.reward, going)
+        best = top(_rewards(p), going)
         p, early = p[best], {t: state[best] for t, state in early.items()}
     for s, size in zip((*schedule, None), (*sizes[1:], 0), strict=True):
         finished, states = sampler.run(p, sampler.steps, keep=[t for t in levels if t >= p.i], eta=solver)

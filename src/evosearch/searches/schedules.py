@@ -80,7 +80,10 @@ def by_budget(name: str, waves: Waves) -> Callable[..., dict[str, Any]]:
         if budget < steps:
             raise ValueError(f"budget must be at least {steps} NFE for {name} in {steps} steps; got {budget}")
         if steps < _FEWEST_STEPS:
-            return by_the_paper(steps, budget, **given) if budget >= 5 * steps else _sampled(budget // steps)
+            try:
+                return by_the_paper(steps, budget, **given)
+            except ValueError:  # too small a budget for a generation
+                return _sampled(budget // steps)
         knobs: dict[str, Any] = {**BREEDING, **_first(steps, int(explored(steps, budget) * budget)), **given}
         if "tournament" in given:
             knobs["parents"] = given.get("parents")
