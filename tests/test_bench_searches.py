@@ -40,7 +40,7 @@ def test_runs_resume_and_a_budget_too_small_for_one_is_no_end(tmp_path):
 def _row(method, prompt, best, times=10, equal="nfe", reward="shapes"):
     return {
         "method": method, "prompt": prompt, "seed": 0, "times": times, "equal": equal, "best": best, "reward": reward,
-        "judged": {"shapes": best, "shapes_clip": 1 - best, "shapes_quality": 0.5}, "vendi": 2.0, "nfe": 200,
+        "judged": {"shapes": best, "shapes_clip": 1 - best, "shapes_quality": 0.5}, "vendi": 2.0, "kept": 4, "nfe": 200,
         "calls": 10, "seconds": 1.0,
     }  # fmt: skip
 
@@ -71,8 +71,8 @@ def test_few_prompts_have_no_interval_ties_share_a_rank_and_only_shared_runs_are
 
 def test_judges_stand_beside_the_reward_that_guided():
     lines = recipe.judged(ROWS, "nfe", 30).splitlines()
-    assert lines[0].startswith("| search at 30x | shapes | shapes_clip | shapes_quality | Vendi score |")
-    assert lines[2] == "| evosearch | 0.6550 | 0.3450 | 0.5000 | 2.00 | 200 | 10 | 1.0 |"
+    assert lines[0].startswith("| search at 30x | shapes | shapes_clip | shapes_quality | Vendi score | of |")
+    assert lines[2] == "| evosearch | 0.6550 | 0.3450 | 0.5000 | 2.00 | 4 | 200 | 10 | 1.0 |"
     by_clip = recipe.judged([row | {"reward": "shapes_clip"} for row in ROWS], "nfe", 30).splitlines()
     assert by_clip[2].startswith("| svdd |")
 

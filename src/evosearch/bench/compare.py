@@ -16,7 +16,7 @@ from torch import Tensor
 from evosearch import models
 from evosearch.bench.cells import Cells, fingerprint
 from evosearch.bench.prompts import held_out_prompts
-from evosearch.bench.statistics import clustered_mean
+from evosearch.bench.statistics import FEWEST, Pairs, clustered_mean, paired
 from evosearch.pipeline import check_class
 from evosearch.resolve import algorithm_of
 from evosearch.rewards import load as load_reward
@@ -45,7 +45,6 @@ BUDGETS = {500: 3, 2000: 3, 8000: 1}
 """NFE, and how many seeds each gets."""
 
 _BY_PAPER = by_paper("evosearch", algorithm_of("evosearch").waves)
-_FEWEST = 5  # prompts, for an interval to mean something
 
 
 @dataclass(frozen=True)
@@ -170,15 +169,12 @@ def table(rows: Sequence[dict[str, Any]], judged: bool = False, against: str = B
     return "\n".join(lines)
 
 
-def _against(base: dict[tuple[str, int], float], found: dict[tuple[str, int], float]) -> tuple[str, str]:
+def _against(base: Pairs, found: Pairs) -> tuple[str, str]:
     """Mean difference over the pairs of prompt and seed that both have, with its interval; better, equal, worse."""
-    differences: dict[str, list[float]] = defaultdict(list)
-    for prompt, seed in found.keys() & base.keys():
-        differences[prompt].append(found[prompt, seed] - base[prompt, seed])
-    if not differences:
+    if not (differences := paired(found, base)):
         return "", ""
-    mean, low, high = clustered_mean({prompt: differences[prompt] for prompt in sorted(differences)})
-    interval = f"({low:+.4f} to {high:+.4f})" if len(differences) >= _FEWEST else "(too few prompts)"
+    mean, low, high = clustered_mean(differences)
+    interval = f"({low:+.4f} to {high:+.4f})" if len(differences) >= FEWEST else "(too few prompts)"
     flat = [d for values in differences.values() for d in values]
     tally = f"{sum(d > 0 for d in flat)} / {sum(d == 0 for d in flat)} / {sum(d < 0 for d in flat)}"
     return f"{mean:+.4f} {interval}", tally

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from evosearch.bench.cells import Cells, fingerprint
 from evosearch.bench.compare import pixels
 from evosearch.bench.distances import vendi
 from evosearch.bench.prompts import held_out_prompts
-from evosearch.bench.statistics import clustered_mean
+from evosearch.bench.statistics import FEWEST, Pairs, clustered_mean, paired
 from evosearch.resolve import algorithm_of
 from evosearch.rewards import load as load_reward
 from evosearch.rewards import resolve
 from evosearch.rewards.shapes_clip import ShapesClip
 from evosearch.run import search
+from evosearch.session import InvalidReward
 
 OURS, BASELINE = "evosearch", "best_of_n"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,7 +40,6 @@ KINDS = ("nfe", "seconds")
 """What is equal: NFE, or seconds, those that best-of-N takes for as many samples."""
 
 JUDGES = ("shapes", "shapes_clip", "shapes_quality")
-_FEWEST = 5  # prompts, for an interval to mean something
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def run(
         budget = f"{cell.times}x" if cell.equal == "nfe" else f"{cell.times * _pace(out, pipe, reward):.3f}s"
         try:
             found = search(pipe, cell.prompt, reward, algorithm, budget, seed=cell.seed, progress=False, **knobs)
+        except InvalidReward:
+            raise
         except ValueError as error:  # too small a budget for this one
             cells.append(cell, refused=str(error))
             yield cell
@@ -169,23 +171,23 @@ def table(rows: Sequence[dict[str, Any]], equal: str) -> str:
 
 
 def judged(rows: Sequence[dict[str, Any]], equal: str, times: int) -> str:
-    """Markdown: what the rewards say of the best at one budget, how varied the kept ones are, what it took."""
+    """Markdown: what the rewards say of the best at one budget, how varied how many kept ones are, what it took."""
     at = [row for row in rows if row["equal"] == equal and row["times"] == times and "best" in row]
     means: dict[str, list[float]] = {}
     for method in dict.fromkeys(row["method"] for row in at):
         mine = [row for row in at if row["method"] == method]
         figures = [[row["judged"][name] for row in mine] for name in JUDGES]
-        figures += [[row[name] for row in mine] for name in ("vendi", "nfe", "calls", "seconds")]
+        figures += [[row[name] for row in mine] for name in ("vendi", "kept", "nfe", "calls", "seconds")]
         means[method] = [float(np.mean(values)) for values in figures]
     guided = JUDGES.index(at[0]["reward"]) if at and at[0]["reward"] in JUDGES else 0
     lines = [
-        f"| search at {times}x | {' | '.join(JUDGES)} | Vendi score | NFE | rewards | seconds |",
-        f"|---|{'---:|' * (len(JUDGES) + 4)}",
+        f"| search at {times}x | {' | '.join(JUDGES)} | Vendi score | of | NFE | rewards | seconds |",
+        f"|---|{'---:|' * (len(JUDGES) + 5)}",
     ]
     for method in sorted(means, key=lambda name: -means[name][guided]):
-        *values, diverse, nfe, calls, seconds = means[method]
+        *values, diverse, kept, nfe, calls, seconds = means[method]
         shown = " | ".join(f"{value:.4f}" for value in values)
-        lines.append(f"| {method} | {shown} | {diverse:.2f} | {nfe:,.0f} | {calls:,.0f} | {seconds:.1f} |")
+        lines.append(f"| {method} | {shown} | {diverse:.2f} | {kept:.0f} | {nfe:,.0f} | {calls:,.0f} | {seconds:.1f} |")
     return "\n".join(lines)
 
 
@@ -195,18 +197,15 @@ def ranking(rows: Sequence[dict[str, Any]], equal: str) -> list[str]:
     return sorted(ranks, key=lambda name: ranks[name])
 
 
-Pairs = dict[tuple[str, int], float]  # by prompt and seed
-
-
-def _by(rows: Sequence[dict[str, Any]], equal: str, value: Any) -> dict[tuple[str, int], Pairs]:
-    found: dict[tuple[str, int], Pairs] = defaultdict(dict)
+def _by(rows: Sequence[dict[str, Any]], equal: str, value: Any) -> Mapping[tuple[str, int], Pairs]:
+    found: dict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
     for row in rows:
         if row["equal"] == equal and "best" in row:
             found[row["method"], row["times"]][row["prompt"], row["seed"]] = value(row)
     return dict(found)
 
 
-def _ranks(best: dict[tuple[str, int], Pairs]) -> dict[str, float]:
+def _ranks(best: Mapping[tuple[str, int], Pairs]) -> dict[str, float]:
     """Mean rank of each method, 1 the best, over the prompts and seeds that all have at a budget; NaN without any."""
     ranks: dict[str, list[float]] = {name: [] for name, _ in best}
     for n in dict.fromkeys(n for _, n in best):
@@ -221,10 +220,8 @@ def _cell(found: Pairs, ours: Pairs, is_ours: bool) -> str:
     if not found:
         return ""
     mean = f"{np.mean(list(found.values())):.4f}"
-    differences: dict[str, list[float]] = defaultdict(list)
-    for prompt, seed in sorted(found.keys() & ours.keys()):
-        differences[prompt].append(found[prompt, seed] - ours[prompt, seed])
-    if is_ours or len(differences) < _FEWEST:
+    differences = paired(found, ours)
+    if is_ours or len(differences) < FEWEST:
         return mean
     difference, low, high = clustered_mean(differences)
     return f"{mean}, {difference:+.4f} ({low:+.4f} to {high:+.4f})"

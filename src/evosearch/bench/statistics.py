@@ -6,6 +6,7 @@ section 5.3): plain percentiles are as narrow as if the spread were known, and o
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -13,6 +14,12 @@ import numpy as np
 from scipy import stats
 
 T = TypeVar("T")
+
+Pairs = Mapping[tuple[str, int], float]
+"""What was found, by prompt and seed."""
+
+FEWEST = 5
+"""Prompts, for an interval to mean something."""
 
 
 class Interval(NamedTuple):
@@ -54,6 +61,18 @@ def clustered(
     draws = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
     found = [statistic([groups[k] for k in draw]) for draw in draws]
     return Interval(statistic(groups), *_expanded(np.array(found), len(groups)))
+
+
+def paired(found: Pairs, base: Pairs) -> dict[str, list[float]]:
+    """By how much more was found than in the base, by prompt: all prompts and seeds that both have.
+
+    >>> paired({("a", 0): 3.0, ("b", 0): 1.0}, {("a", 0): 1.0, ("a", 1): 0.0})
+    {'a': [2.0]}
+    """
+    differences: dict[str, list[float]] = defaultdict(list)
+    for prompt, seed in sorted(found.keys() & base.keys()):
+        differences[prompt].append(found[prompt, seed] - base[prompt, seed])
+    return dict(differences)
 
 
 def small_mean(values: Sequence[float]) -> Interval:
