@@ -25,6 +25,7 @@ ALLOWED = {
     "mutation": {"types", "path", "noise"},
     "declaration": {"types"},
     "scoring": {"types"},
+    "drafts": {"types", "noise", "declaration", "scoring"},
     "genome": {"types", "noise", "mutation"},
     "sampler": {"types", "path", "noise"},
     "seam": {"types", "path", "noise", "sampler"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "budget": {"types", "checks", "declaration"},
     "result": {"types", "budget"},
     "metered": {"types", "budget", "result", "rewards"},
-    "searches": {"types", "checks", "declaration", *OPERATORS, "searches"},
+    "searches": {"types", "checks", "declaration", *OPERATORS, "drafts", "searches"},
     "rewards": {"types", "checks", "shapes", "rewards"},
     "shapes": set(),
 }

@@ -10,6 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from pipelines import CASES
 
 import evosearch as es
+from evosearch.genome import replay
 from evosearch.hooks import denoisers
 from evosearch.pipeline import PipelineSampler
 from evosearch.scoring import preview
@@ -214,17 +215,32 @@ def test_what_steps_outside_the_pipeline_is_refused_where_it_edits_states():
         preview(sampler.prior(1), sampler, lambda samples: samples.flatten(1).mean(1))
 
 
-@pytest.mark.parametrize(("budget", "finish"), [(30, 1), (50, 1), (120, 2)])
-@torch.no_grad()
-def test_evosearch_culls_within_its_budget_where_the_pipeline_edits_states(budget, finish):
+def _evolved(budget, **knobs):
+    """EvoSearch on an inpainting pipeline in 10 steps, by how light its samples are."""
     sampler = sampler_of("stable_diffusion_inpaint", steps=10)
-    result = es.search(
-        sampler, "a cat", lambda samples, prompts: samples.flatten(1).mean(1), budget=budget, progress=False
-    )
-    knobs = result.settings["knobs"]
-    assert (knobs["look"], knobs["finish"]) == (3, finish)
+    light = lambda samples, prompts: samples.flatten(1).mean(1)  # noqa: E731
+    return es.search(sampler, "a cat", light, budget=budget, progress=False, **knobs)
+
+
+@pytest.mark.parametrize(("size", "finish"), [(4, 1), (6, 1), (12, 2)])
+@torch.no_grad()
+def test_evosearch_culls_within_its_budget_where_the_pipeline_edits_states(size, finish):
+    knobs = {"schedule": [4], "sizes": [size, 3], "look": 3, "finish": finish, "elites": 0}
+    budget = 4 * size + 6 * finish + 18
+    result = _evolved(budget, **knobs)
     assert budget - 4 < result.cost.nfe <= budget
-    assert [len(generation.ids) for generation in result.generations] == [finish, *knobs["sizes"][1:]]
+    assert [len(generation.ids) for generation in result.generations] == [finish, 3]
+
+
+@pytest.mark.parametrize("budget", [20, 50, 120])
+@torch.no_grad()
+def test_drafts_keep_within_their_budget_where_the_pipeline_edits_states(budget):
+    result = _evolved(budget)
+    assert result.settings["knobs"]["draft_steps"] == 4
+    assert budget - 10 < result.cost.nfe <= budget
+    sampler = sampler_of("stable_diffusion_inpaint", steps=10)
+    again = sampler.decode(replay(result.best.genome, sampler, eta=0.0))
+    assert float(again.mean()) == pytest.approx(result.best.reward, abs=2e-3)
 
 
 @torch.no_grad()

@@ -45,6 +45,8 @@ CASES = [
     ("evosearch", searches.evosearch.fit(STEPS, 12 * STEPS), 0.0),
     ("evosearch", {"schedule": (), "sizes": (9,), "look": 3}, 0.0),
     ("evosearch", {"schedule": (), "sizes": (9,), "look": STEPS - 1, "finish": 4}, 0.0),
+    ("evosearch", {**EVO, "draft_steps": 5, "finals": 5, "schedule": (0, 2, 4), "child_eta": 1.0}, 0.0),
+    ("evosearch", {**EVO, "draft_steps": 7, "finals": 2, "look": 3}, 0.5),
     ("paper_evosearch", EVO, 1.0),
     ("paper_evosearch", {**EVO, "late": True}, 1.0),
     ("zero_order", {"n": 11}, 0.0),
@@ -79,6 +81,10 @@ CASES = [
     ("backtrack", {"nfe": 95, "threshold": -1.0, "levels": (3, 9)}, 0.0),
     ("tree", {"nfe": 95}, 1.0),
     ("tree", {"nfe": 95, "greedy": False}, 1.0),
+    ("drafts", {"n": 9, "draft_steps": 4, "finals": 5}, 0.0),
+    ("drafts", {"of": "evosearch", **EVO, "schedule": (0, 2, 4), "draft_steps": 5, "finals": 2}, 1.0),
+    ("drafts", {"of": "backtrack", "nfe": 95, "draft_steps": 5, "finals": 3}, 0.0),
+    ("drafts", {"of": "trust_region", "n": 30, "regions": 3, "batch": 5, "draft_steps": 3, "finals": 4}, 0.0),
     ("lidar", {"bank": 6, "n": 2, "quick": 4}, 0.0),
     ("reno", {"rounds": 4, "n": 2}, 0.0),
     ("particles", {"n": 6, "guidance": 1.0, "potential": "difference", "ess": 0.5}, 1.0),
@@ -206,6 +212,7 @@ def test_a_constant_reward_is_plain_sampling(name, knobs, eta):
     first = knobs.get("sizes", [knobs.get("n", 1) if name in ("best_of_n", "particles") else 1])[0]
     if "look" in knobs:  # previews that are all alike let the first few pass
         first = searches.evosearch.waves(STEPS, **knobs)[1].particles
+    first = knobs.get("finals", first)
     plain, _ = s.run(s.prior(first), STEPS, eta=eta)
     assert torch.equal(found.x[:first], plain.x)
     assert found.reward.eq(0).all()
@@ -709,27 +716,45 @@ def test_a_schedule_by_budget_spends_it(steps, times):
     knobs = searches.evosearch.fit(steps, times * steps)
     waves = searches.evosearch.waves(steps, **knobs)
     assert 0.92 * times * steps <= nfe_of(waves) <= times * steps
-    first = nfe_of(waves[: 2 if "look" in knobs else 1])
-    assert 0 <= explored(steps, times * steps) * times * steps - first < steps
-    assert explored(steps, times * steps) == pytest.approx(max(0.3, min(1.0, 7 / times)))
     assert len(knobs["schedule"]) <= 110
+    if times == 1:
+        assert knobs == {"schedule": [], "sizes": [1]}
+        return
+    drafts, finals = knobs["draft_steps"], knobs["finals"]
+    assert drafts == max(4, round(steps / 4))
+    assert finals == waves[-1].particles == max(1, round(times / 5))
+    room = (times - finals) * steps
+    assert explored(drafts, room) == pytest.approx(max(0.3, min(1.0, 7 * drafts / room)))
+    assert 0 <= explored(drafts, room) * room - nfe_of(waves[:1]) < drafts
 
 
-def test_each_level_of_a_schedule_by_budget_gets_as_much():
-    steps, knobs = 20, searches.evosearch.fit(20, 20_000)
-    spent = dict.fromkeys(knobs["schedule"], 0)
+def test_each_level_of_a_schedule_by_budget_gets_as_much_in_generations_as_large():
+    knobs = searches.evosearch.fit(20, 20_000)
+    spent, sizes = dict.fromkeys(knobs["schedule"], 0), {level: [] for level in knobs["schedule"]}
     for level, size in zip(knobs["schedule"], knobs["sizes"][1:], strict=True):
-        spent[level] += size * (steps - level)
-    assert [*spent] == [8, 12, 16]
-    assert max(spent.values()) - min(spent.values()) < 20
+        spent[level] += size * (5 - level)
+        sizes[level].append(size)
+    assert [*spent] == [2, 3, 4]
+    assert max(spent.values()) - min(spent.values()) < 5
+    assert all(max(found) - min(found) <= 1 for found in sizes.values())
 
 
-@pytest.mark.parametrize("given", [{"rate": 0.1, "elites": 2}, {"tournament": 2}, {"parents": 1, "child_eta": 0.5}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"rate": 0.1, "elites": 2},
+        {"tournament": 2},
+        {"parents": 1, "child_eta": 0.5},
+        {"draft_steps": None},
+        {"draft_steps": 3, "finals": 9},
+    ],
+)
 def test_a_schedule_by_budget_goes_with_what_the_user_says(given):
     fitted = searches.evosearch.fit(STEPS, 30 * STEPS, **given)
     assert not fitted.keys() & given.keys()
-    assert 0.95 * 30 * STEPS < searches.evosearch.nfe(STEPS, **fitted, **given) <= 30 * STEPS
+    assert 0.95 * 30 * STEPS < nfe_of(searches.evosearch.waves(STEPS, **fitted, **given)) <= 30 * STEPS
     assert (fitted.get("parents") is None) == bool(given.keys() & {"tournament", "parents"})
+    assert (fitted.get("draft_steps") is None) == ("draft_steps" in given)
     _found("evosearch", {**fitted, **given}, 0.0)
 
 
@@ -758,16 +783,43 @@ def test_the_best_of_all_seen_at_a_level_breed_in_turn():
 
 
 def test_the_plan_in_words():
-    def said(times):
-        return searches.evosearch.plan(20, **searches.evosearch.fit(20, times * 20))
+    def said(times, steps=20, **given):
+        knobs = searches.evosearch.fit(steps, times * steps, **given) | given
+        return searches.evosearch.plan(steps, given, **knobs)
 
     assert said(1) == "At 1x one sample nothing is left to breed with, and all goes into new noises: 1 sample."
-    assert said(10) == (
-        "At 10x one sample new noises gain most, and get 70% of the NFE: 16 noises, looked at after 6 of 20 steps, "
-        "2 finished; then 10 children in 3 generations, bred at level 8, 12, 16."
+    assert said(5) == (
+        "At 5x one sample new noises gain most, and get 44% of what explores: 7 drafts in 5 of 20 steps; then 28 "
+        "children in 4 generations, bred at level 2, 3, 4 of 5; the NFE of 1 sample finish the best."
     )
-    assert said(100).startswith("At 100x one sample children gain most, and get 70% of the NFE: 69 noises, looked at")
-    assert searches.evosearch.plan(20, **GOOD) == "8 samples; then 10 children in 2 generations, bred at level 0, 4."
+    assert said(100).startswith("At 100x one sample children gain most, and get 70% of what explores: 96 drafts in 5 ")
+    assert said(30, draft_steps=None).startswith(
+        "At 30x one sample children gain most, and get 70% of what explores: 9 s"
+    )
+    assert (
+        said(30, sizes=[4, 2], schedule=[4], parents=2)
+        == "4 samples; then 1 child in 1 generation, bred at level 4 of 20."
+    )
+    assert said(30, tournament=2).startswith("At 30x one sample")
+    assert said(2, steps=4) == "2 samples."
+    looked = {"schedule": (), "sizes": (9,), "look": 3, "finish": 2}
+    assert searches.evosearch.plan(20, looked, **looked) == "9 samples, looked at after 3 of 20 steps, 2 finished."
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"schedule": [1, 2], "draft_steps": 5},
+            r"draft_steps goes with both schedule and sizes, .* got \['schedule'\]",
+        ),
+        ({"draft_steps": 0}, "draft_steps must be at least 1, got 0"),
+        ({"finals": "many"}, "finals must be a whole number of at least 1, got 'many'"),
+    ],
+)
+def test_drafts_that_cannot_be_fitted_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        searches.evosearch.fit(20, 2000, **given)
 
 
 def test_selection_moves_the_mean_and_chance_does_not():
@@ -795,6 +847,10 @@ GOOD = {"schedule": (0, 4), "sizes": (8, 6, 6)}
         ({"elites": -1}, "elites must be at least 0, got -1"),
         ({"rate": 1.1}, r"rate must be in \[0, 1\], got 1.1"),
         ({"parents": 0}, "parents must be at least 1, got 0"),
+        ({"finals": 2}, "finals goes with draft_steps, whose winners it finishes; got finals=2 alone"),
+        ({"draft_steps": 11, "finals": 2}, "draft_steps must be at most 10, the steps of sampling, got 11"),
+        ({"draft_steps": 5}, "finals must be at least 1, got 0"),
+        ({"draft_steps": 5, "finals": 9}, "finals must be at most the first of sizes, 8, got 9"),
         ({"tournament": 0}, "tournament must be at least 1, got 0"),
         ({"mutation": "flip"}, "mutation must be one of level_preserving, additive, renoise, got 'flip'"),
         ({"mutation": "renoise"}, "span must be at least 1 for mutation='renoise', got 0"),

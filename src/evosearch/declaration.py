@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
@@ -83,13 +85,15 @@ def search(
         least: The waves of its cheapest course, where what it finds decides how much it asks for.
         needs: What else it must have: ``SDE``, ``gradient``, ``previews`` (it scores x0), ``grid``.
         anytime: Whether being cut short costs no more than the micro-batch at hand.
-        plan: ``plan(steps, **knobs)``, one sentence for the report: what these knobs come to, and why.
+        plan: ``plan(steps, given, **knobs)``, one sentence for the report: what these knobs come to, and why, where
+            those in ``given`` are the user's.
     """
 
     def nfe(steps: int, **knobs: Any) -> int | tuple[int, int]:
-        """NFE of a search with these knobs: a number, or the least and the most."""
+        """NFE of a search with these knobs: a number, or the least and the most where they differ."""
         most = nfe_of(waves(steps, **knobs))
-        return most if least is None else (nfe_of(least(steps, **knobs)), most)
+        fewest = most if least is None else nfe_of(least(steps, **knobs))
+        return most if fewest == most else (fewest, most)
 
     if space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {space!r}")
@@ -132,3 +136,21 @@ def fill(name: str, waves: Callable[..., list[Wave]], knob: str, **others: Any) 
         return {value: v for value, v in {**others, knob: size}.items() if value not in given}
 
     return fit
+
+
+def takes(algorithm: Search) -> dict[str, inspect.Parameter]:
+    """The knobs of a search."""
+    parameters = inspect.signature(algorithm).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def check_names(algorithm: Search, knobs: Mapping[str, Any]) -> None:
+    """ValueError where a search has no such knob."""
+    known = takes(algorithm)
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(algorithm).parameters.values()):
+        return
+    for name in knobs:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{algorithm.__name__} has no knob {name!r}; it has {', '.join(known)}{hint}")

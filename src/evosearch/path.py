@@ -6,6 +6,7 @@ A state at level i is x = alpha_i x0 + sigma_i eps. Diffusion and flow differ in
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,13 +124,17 @@ class NoisePath:
 
     def cut(self, start: int, until: int) -> NoisePath:
         """The stretch from one level to another, as a path of its own."""
-        levels = slice(start, until + 1)
+        return self.at(range(start, until + 1))
+
+    def at(self, levels: Sequence[int]) -> NoisePath:
+        """Some of the levels, increasing, as a path of their own."""
+        where = list(levels)
         return replace(
             self,
-            alpha=self.alpha[levels],
-            sigma=self.sigma[levels],
-            scale=self.scale[levels],
-            timesteps=self.timesteps[start:until],
+            alpha=self.alpha[where],
+            sigma=self.sigma[where],
+            scale=self.scale[where],
+            timesteps=self.timesteps[where[:-1]],
         )
 
     def split(self, x: Tensor, output: Tensor, i: int) -> tuple[Tensor, Tensor | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, cast
@@ -10,7 +9,7 @@ from typing import Any, cast
 from evosearch import models, searches
 from evosearch.budget import Budget, Pace, describe
 from evosearch.checks import whole_number
-from evosearch.declaration import Search, nfe_of, rewards_of
+from evosearch.declaration import Search, check_names, nfe_of, rewards_of, takes
 from evosearch.pipeline import PipelineSampler, check_arguments
 from evosearch.sampler import BaseSampler
 from evosearch.types import Sampler
@@ -126,7 +125,7 @@ def knobs_of(
     Raises:
         ValueError: A knob is unknown or wrong, or the budget is too small; says the smallest that fits.
     """
-    _check_names(algorithm, knobs)
+    check_names(algorithm, knobs)
     if not hasattr(algorithm, "nfe"):  # a plain generator function: the meter alone keeps it within its budget
         return dict(knobs)
     if _missing(algorithm, knobs):
@@ -191,24 +190,8 @@ def _room(budget: Budget, steps: int, pace: Pace | None, usd_per_call: float) ->
 
 def defaults_of(algorithm: Search) -> dict[str, Any]:
     """An algorithm's knobs that have a default, with it."""
-    return {name: p.default for name, p in _takes(algorithm).items() if p.default is not p.empty}
-
-
-def _takes(algorithm: Search) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(algorithm).parameters
-    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    return {name: p.default for name, p in takes(algorithm).items() if p.default is not p.empty}
 
 
 def _missing(algorithm: Search, knobs: Mapping[str, Any]) -> list[str]:
-    return [name for name, p in _takes(algorithm).items() if p.default is p.empty and name not in knobs]
-
-
-def _check_names(algorithm: Search, knobs: Mapping[str, Any]) -> None:
-    takes = _takes(algorithm)
-    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(algorithm).parameters.values()):
-        return
-    for name in knobs:
-        if name not in takes:
-            near = get_close_matches(name, takes, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{algorithm.__name__} has no knob {name!r}; it has {', '.join(takes)}{hint}")
+    return [name for name, p in takes(algorithm).items() if p.default is p.empty and name not in knobs]

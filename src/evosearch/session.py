@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -82,7 +82,7 @@ class Session:
         self.waves = algorithm.waves(sampler.steps, **self.knobs) if hasattr(algorithm, "waves") else None
         self.total = limits.nfe if self.waves is None else nfe_of(self.waves)
         self.eta = (defaults_of(algorithm) | self.knobs).get("eta")
-        self.settings = _settings(self, budget)
+        self.settings = _settings(self, budget, knobs)
 
     def pace(self) -> Pace:
         """How fast it goes here, measured on particles of its own; no budget is charged."""
@@ -258,7 +258,7 @@ class Session:
         )
 
 
-def _settings(session: Session, budget: Any) -> dict[str, Any]:
+def _settings(session: Session, budget: Any, given: Collection[str]) -> dict[str, Any]:
     """All that the run depends on, as plain data."""
     from evosearch import __version__
 
@@ -275,7 +275,7 @@ def _settings(session: Session, budget: Any) -> dict[str, Any]:
         "seed": session.seed,
         "batch_size": own.batch_size,
         "nfe": session.total,
-        "plan": None if plan is None else plan(own.steps, **session.knobs),
+        "plan": None if plan is None else plan(own.steps, given, **session.knobs),
         "sampler": type(own).__name__,
         "order": own.path.order,
     }

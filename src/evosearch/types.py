@@ -144,9 +144,9 @@ class Population:
         genomes = tuple((*g, gene) if w else g for g, gene, w in zip(self.genomes, genes, where.tolist(), strict=True))
         return replace(self, id=id, key=key, parent=parent, genomes=genomes)
 
-    def given(self, x: Tensor, rng: torch.Generator) -> Population:
+    def given(self, x: Tensor, rng: torch.Generator, eta: float | None = None) -> Population:
         """Children at states that no keyed noise has made: their genomes hold them whole, the last one at a level."""
-        child = self.born("given", rng)
+        child = self.born("given", rng, eta=eta)
         states = [row.contiguous().numpy().tobytes() for row in x.float()]
         before = [tuple(g for g in genome if g.op != "given" or g.level < self.i) for genome in self.genomes]
         latest = [genome[-1]._replace(state=state) for genome, state in zip(child.genomes, states, strict=True)]

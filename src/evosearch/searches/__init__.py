@@ -9,6 +9,7 @@ from evosearch.searches.beam import beam
 from evosearch.searches.best_of_n import best_of_n
 from evosearch.searches.blockwise import blockwise
 from evosearch.searches.demon import demon
+from evosearch.searches.drafts import drafts
 from evosearch.searches.epsilon_greedy import epsilon_greedy
 from evosearch.searches.evolution_strategy import evolution_strategy
 from evosearch.searches.evosearch import evosearch
@@ -25,7 +26,7 @@ from evosearch.searches.trust_region import trust_region
 from evosearch.searches.zero_order import zero_order
 
 __all__ = [
-    "backtrack", "beam", "best_of_n", "blockwise", "demon", "epsilon_greedy", "evolution_strategy", "evosearch",
-    "lidar", "paper_evosearch", "particles", "reno", "rollover", "search_over_paths", "spectral", "svdd", "tree",
-    "trust_region", "zero_order",
+    "backtrack", "beam", "best_of_n", "blockwise", "demon", "drafts", "epsilon_greedy", "evolution_strategy",
+    "evosearch", "lidar", "paper_evosearch", "particles", "reno", "rollover", "search_over_paths", "spectral", "svdd",
+    "tree", "trust_region", "zero_order",
 ]  # fmt: skip

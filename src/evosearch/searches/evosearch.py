@@ -11,9 +11,9 @@ Differs from the paper:
 - roll-outs follow the ODE, under which a child inherits something of its parent's reward; the paper's follow the SDE
   (``eta=1``), which forgets the initial noise;
 - the rate is .15 instead of .3, and the tournament, which the paper leaves open, has 3 rivals;
-- fitted to a budget, it takes none of the paper's sizes: previews cull a large first population (``look``), and what is
-  left goes into small generations of the best few (``parents``), from the middle of the trajectory on, several at one
-  level, under the SDE (``child_eta``) and with a rate of .6.
+- fitted to a budget, it takes none of the paper's sizes: it explores by drafts of a quarter of the steps
+  (``draft_steps``), noises first, then small generations of the best few (``parents``) from the middle of the
+  trajectory on, several at one level, with a rate of .6; the winners are finished in all steps.
 
 Differs from the released code:
 - states are kept at the level at which they are resumed, not one step later;
@@ -24,8 +24,9 @@ Differs from the released code:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -34,9 +35,10 @@ from torch import Tensor
 
 from evosearch.checks import one_of, share, whole_number, whole_numbers
 from evosearch.declaration import Wave, nfe_of, search
+from evosearch.drafts import drafted, finishing
 from evosearch.mutation import mutate
 from evosearch.scoring import preview, score
-from evosearch.searches.schedules import by_budget, finishing, in_words, regime
+from evosearch.searches.schedules import by_budget, going_on, in_words, is_by_budget, regime
 from evosearch.selection import survivors, top
 from evosearch.selection import tournament as tournament_of
 from evosearch.types import Population, Reward, Sampler, concat
@@ -44,7 +46,27 @@ from evosearch.types import Population, Reward, Sampler, concat
 _MUTATIONS = ("level_preserving", "additive", "renoise")
 
 
-def waves_of(
+def waves_of(steps: int, *, draft_steps: int | None = None, finals: int = 0, **knobs: Any) -> list[Wave]:
+    """What is explored, generation by generation, and what is finished; ValueError where knobs do not go together."""
+    if draft_steps is None:
+        if finals:
+            raise ValueError(f"finals goes with draft_steps, whose winners it finishes; got finals={finals} alone")
+        return _explored(steps, **knobs)
+    if whole_number("draft_steps", draft_steps, 1) > steps:
+        raise ValueError(f"draft_steps must be at most {steps}, the steps of sampling, got {draft_steps}")
+    explored = _explored(draft_steps, **knobs)
+    if whole_number("finals", finals, 1) > knobs["sizes"][0]:
+        raise ValueError(f"finals must be at most the first of sizes, {knobs['sizes'][0]}, got {finals}")
+    return [*explored, finishing(steps, draft_steps, finals)]
+
+
+def _least(steps: int, **knobs: Any) -> list[Wave]:
+    """Of what finishes winners, a sample's worth may be too little for one more."""
+    waves = waves_of(steps, **knobs)
+    return waves if knobs.get("draft_steps") is None else [*waves[:-1], Wave(waves[-1].particles - 1, steps)]
+
+
+def _explored(
     steps: int,
     *,
     schedule: Sequence[int],
@@ -61,7 +83,7 @@ def waves_of(
     child_eta: float | None = None,
     **_: Any,
 ) -> list[Wave]:
-    """The first population and the children of each generation; ValueError where knobs do not go together."""
+    """The first population and the children of each generation."""
     schedule, sizes = whole_numbers("schedule", schedule), whole_numbers("sizes", sizes)
     if any(later < level for level, later in pairwise(schedule)):
         raise ValueError(f"schedule must be levels none of which is below the one before, got {schedule}")
@@ -96,22 +118,22 @@ def waves_of(
         return [Wave(sizes[0], steps), *bred]
     if whole_number("look", look, 1) >= steps:
         raise ValueError(f"look must be a level from 1 to {steps - 1}, since sampling takes {steps} steps; got {look}")
-    kept = whole_number("finish", finishing(sizes[0], finish), 1)
+    kept = whole_number("finish", going_on(sizes[0], finish), 1)
     if kept > sizes[0]:
         raise ValueError(f"finish must be at most the first of sizes, {sizes[0]}, got {finish}")
     # A preview predicts at its level, which a survivor then need not pay for.
     return [Wave(sizes[0], look + 1), Wave(kept, steps - look - 1), *bred]
 
 
-def _plan(steps: int, **knobs: Any) -> str:
+def _plan(steps: int, given: Collection[str], **knobs: Any) -> str:
     waves, said = waves_of(steps, **knobs), in_words(steps, **knobs)
-    if knobs.get("parents") is None:  # the schedule is the user's, or the paper's
+    if not is_by_budget(steps, given):
         return f"{said}."
-    share, size = nfe_of(waves[: 1 if knobs.get("look") is None else 2]) / nfe_of(waves), nfe_of(waves) / steps
-    return f"At {size:.0f}x one sample {regime(share)}: {said}."
+    explores = waves[:-1] if knobs.get("finals") else waves
+    return f"At {nfe_of(waves) / steps:.0f}x one sample {regime(nfe_of(explores[:1]) / nfe_of(explores))}: {said}."
 
 
-@search(waves=waves_of, fit=by_budget("evosearch", waves_of), space="trajectory", plan=_plan)
+@search(waves=waves_of, least=_least, fit=by_budget("evosearch", waves_of), space="trajectory", plan=_plan)
 def evosearch(
     sampler: Sampler,
     reward: Reward,
@@ -129,23 +151,26 @@ def evosearch(
     look: int | None = None,
     finish: int | None = None,
     child_eta: float | None = None,
+    draft_steps: int | None = None,
+    finals: int = 0,
     eta: float | None = 0.0,
 ) -> Iterator[Population]:
     """Evolve noises first, then states further and further along the trajectory.
 
     NFE: K_0 · steps + Σ_g (K_{g+1} - elites) · (steps - s_g); by renoise · (steps - max(0, s_g - span)); with look,
-        K_0 · (look + 1) + finish · (steps - look - 1) for K_0 · steps.
-    Rewards: K_0 + Σ_g (K_{g+1} - elites); with look, finish more.
+        K_0 · (look + 1) + finish · (steps - look - 1) for K_0 · steps; with drafts the same of draft_steps, and
+        finals · steps.
+    Rewards: K_0 + Σ_g (K_{g+1} - elites); with look, finish more; with drafts, those that are finished.
 
     Args:
         sampler: The model with its prompt.
         reward: What to maximise.
         rng: Draws parents and the children's ids.
-        schedule: Levels s_g at which a generation is bred, from 0 to below ``steps``, none below the one before; may be
-            empty.
+        schedule: Levels s_g at which a generation is bred, from 0 to below ``steps``, or ``draft_steps``, none below
+            the one before; may be empty.
         sizes: Population sizes K, elites included: the first one's, then one a generation.
-        elites: How many of a population are not children. Every state seen stays in the pool with its reward, the best
-            among them, so an elite costs nothing and the knob only leaves so many children out.
+        elites: How many of a population are not children. The best states seen stay in the pool with their reward, so
+            an elite costs nothing and the knob only leaves so many children out.
         rate: Share of fresh noise in a child.
         tournament: Rivals for being a parent; 1 is no pressure at all.
         parents: Without tournaments, so many of the best of the pool breed in turn, and the others are forgotten.
@@ -156,21 +181,32 @@ def evosearch(
         finish: With ``look``, how many of it go on; a tenth by default, and at least 3.
         child_eta: eta of the children, where it is another: previews foretell more under the ODE, and late children
             may get ahead more often under the SDE.
+        draft_steps: Explore by drafts of so many steps, evenly spread, in which levels are counted, too; by whole
+            samples by default.
+        finals: With drafts, how many whole samples' NFE finish the best of them. What was bred late goes on from
+            where it was bred, so that more than so many may be finished.
         eta: 0 = ODE, 1 = ancestral SDE as in the paper.
 
     Yields:
         Each generation's children, finished; the first population to begin with, and before it, where it is culled,
-        all that were looked at.
+        all that were looked at. With drafts: the best draft so far, and winners once they are finished.
     """
-    waves_of(sampler.steps, schedule=schedule, sizes=sizes, elites=elites, rate=rate, tournament=tournament,
-             parents=parents, mutation=mutation, span=span, inherit_noise=inherit_noise, look=look, finish=finish,
-             child_eta=child_eta)  # fmt: skip
+    knobs: dict[str, Any] = {
+        "schedule": schedule, "sizes": sizes, "elites": elites, "rate": rate, "tournament": tournament,
+        "parents": parents, "mutation": mutation, "span": span, "inherit_noise": inherit_noise, "look": look,
+        "finish": finish, "child_eta": child_eta,
+    }  # fmt: skip
+    waves_of(sampler.steps, draft_steps=draft_steps, finals=finals, **knobs)
+    if draft_steps is not None:
+        explore, room = partial(evosearch, eta=eta, **knobs), finals * sampler.steps
+        yield from drafted(explore, sampler, reward, rng, steps=draft_steps, room=room)
+        return
     levels = sorted(set(schedule))
     pools: dict[int, Population] = {}  # all states seen at a level, with their final rewards
     p, early, solver = sampler.prior(sizes[0]), dict[int, Population](), eta
     if look is not None:
         p, early = sampler.run(p, look, keep=[t for t in levels if t < look], eta=solver)
-        going = finishing(sizes[0], finish)
+        going = going_on(sizes[0], finish)
         if sampler.edits:  # those that go on pay for their prediction again: as many fewer are looked at
             p = p[: max(1, sizes[0] - going)]
         p = preview(p, sampler, reward, twice=True)

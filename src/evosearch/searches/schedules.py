@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from evosearch.checks import whole_number, whole_numbers
@@ -10,63 +10,77 @@ from evosearch.declaration import Wave, nfe_of
 
 Waves = Callable[..., list[Wave]]
 
-LOOK = 0.3
-"""Where previews decide, as a share of the trajectory."""
+DRAFT = 0.25
+"""Steps of a draft, as a share of all."""
+FINISHED = 0.2
+"""Share of the NFE that finishes winners."""
 LEVELS = (0.4, 0.6, 0.8)
 """Where children are bred, one level after the other, each for an equal share of the NFE."""
-BREEDING = {"parents": 4, "rate": 0.6, "child_eta": 1.0}
+BREEDING = {"parents": 4, "rate": 0.6}
 """What goes with it: few parents, and children that differ from them."""
 
 _EXPLORED, _LEAST_EXPLORED = 7.0, 0.3
 _BROOD, _GENERATIONS = 8, 100
-_FEWEST_STEPS = 8
+_FEWEST_STEPS, _FEWEST_DRAFT_STEPS = 8, 4
+_OF_THE_PAPER = {"schedule", "sizes", "look", "finish", "mutation", "span"}
 
 
-def explored(steps: int, budget: int) -> float:
-    """Share of a budget that goes into new noises: that of 7 samples, and three tenths at the least."""
-    return min(1.0, max(_EXPLORED * steps / budget, _LEAST_EXPLORED))
+def is_by_budget(steps: int, given: Collection[str]) -> bool:
+    """Whether `by_budget` follows its own rules, given these knobs, and not the paper's."""
+    return steps >= _FEWEST_STEPS and not _OF_THE_PAPER.intersection(given)
+
+
+def explored(steps: int, room: int) -> float:
+    """Share of the NFE for exploring that goes into new noises: that of 7 of them, and three tenths at the least."""
+    return min(1.0, max(_EXPLORED * steps / room, _LEAST_EXPLORED))
 
 
 def regime(share: float) -> str:
-    """Why so large a share of a budget is `explored`."""
+    """Why so large a share of the NFE goes into new noises."""
     if share > 0.99:
         return "nothing is left to breed with, and all goes into new noises"
     if share > 1.2 * _LEAST_EXPLORED:
-        return f"new noises gain most, and get {share:.0%} of the NFE"
-    return f"children gain most, and get {1 - share:.0%} of the NFE"
+        return f"new noises gain most, and get {share:.0%} of what explores"
+    return f"children gain most, and get {1 - share:.0%} of what explores"
 
 
-def in_words(steps: int, *, schedule: Sequence[int], sizes: Sequence[int], elites: int = 1, **knobs: Any) -> str:
+def in_words(
+    steps: int,
+    *,
+    schedule: Sequence[int],
+    sizes: Sequence[int],
+    elites: int = 1,
+    draft_steps: int | None = None,
+    finals: int = 0,
+    **knobs: Any,
+) -> str:
     """What a schedule comes to."""
-    first, look = sizes[0], knobs.get("look")
-    found = _many(first, "sample")
+    first, look, explores = sizes[0], knobs.get("look"), draft_steps or steps
+    found = _many(first, "sample") if draft_steps is None else f"{first} drafts in {draft_steps} of {steps} steps"
     if look is not None:
-        found = (
-            f"{first} noises, looked at after {look} of {steps} steps, {finishing(first, knobs.get('finish'))} finished"
-        )
-    if not schedule:
-        return found
-    levels = ", ".join(map(str, dict.fromkeys(schedule)))
-    children = _many(sum(size - elites for size in sizes[1:]), "child", "children")
-    return f"{found}; then {children} in {_many(len(schedule), 'generation')}, bred at level {levels}"
+        found += f", looked at after {look} of {explores} steps, {going_on(first, knobs.get('finish'))} finished"
+    if schedule:
+        levels = ", ".join(map(str, dict.fromkeys(schedule)))
+        children = _many(sum(size - elites for size in sizes[1:]), "child", "children")
+        found += f"; then {children} in {_many(len(schedule), 'generation')}, bred at level {levels} of {explores}"
+    return f"{found}; the NFE of {_many(finals, 'sample')} finish the best" if finals else found
 
 
 def _many(n: int, one: str, more: str = "") -> str:
     return f"{n} {one}" if n == 1 else f"{n} {more or one + 's'}"
 
 
-def finishing(first: int, finish: int | None = None) -> int:
+def going_on(first: int, finish: int | None = None) -> int:
     """How many of a culled first population go on."""
     return min(first, max(3, first // 10)) if finish is None else finish
 
 
 def by_budget(name: str, waves: Waves) -> Callable[..., dict[str, Any]]:
-    """Our schedules, as a ``fit``: look at many noises, finish a tenth of them, breed late from the best.
+    """Our schedules, as a ``fit``: explore by drafts, breed late from the best, finish the winners.
 
-    A first population is looked at early, where a look costs a third of a sample; the best tenth goes on under the ODE.
-    What is left of the budget goes into small generations of a few parents, from the middle of the trajectory on, where
-    a child costs little and keeps much, under the SDE. With few steps, or where the user says when and how many, the
-    paper's rules hold.
+    A draft takes a quarter of the steps. New noises come first; what is left goes into small generations of a few
+    parents, from the middle of the trajectory on, where a child costs little and keeps much. With few steps, or where
+    the user says when and how many, the paper's rules hold.
 
     Args:
         name: Of the search.
@@ -75,51 +89,58 @@ def by_budget(name: str, waves: Waves) -> Callable[..., dict[str, Any]]:
     by_the_paper = by_paper(name, waves)
 
     def fit(steps: int, budget: int, **given: Any) -> dict[str, Any]:
-        if given.keys() & {"schedule", "sizes", "look", "finish", "mutation", "span"}:
+        if by_hand := sorted(_OF_THE_PAPER.intersection(given)):
+            if given.get("draft_steps") is not None:
+                raise ValueError(f"draft_steps goes with both schedule and sizes, or with neither, got {by_hand}")
             return by_the_paper(steps, budget, **given)
         if budget < steps:
             raise ValueError(f"budget must be at least {steps} NFE for {name} in {steps} steps; got {budget}")
-        if steps < _FEWEST_STEPS:
+        if not is_by_budget(steps, given):
             try:
                 return by_the_paper(steps, budget, **given)
             except ValueError:  # too small a budget for a generation
                 return _sampled(budget // steps)
-        knobs: dict[str, Any] = {**BREEDING, **_first(steps, int(explored(steps, budget) * budget)), **given}
-        if "tournament" in given:
-            knobs["parents"] = given.get("parents")
-        schedule, broods = _broods(steps, budget - nfe_of(waves(steps, **knobs)))
+        drafts, finals = drafts_and_finals(steps, budget, given)
+        explores = drafts or steps
+        room = budget - finals * steps
+        if room < explores or (drafts and room < 2 * explores):  # nothing to choose from
+            return _sampled(budget // steps)
+        first = int(explored(explores, room) * room) // explores
+        schedule, broods = _broods(explores, room - first * explores)
         elites = whole_number("elites", given.get("elites", 0), 0)
-        knobs |= {"schedule": schedule, "sizes": [*knobs["sizes"], *(size + elites for size in broods)]}
-        return {knob: value for knob, value in (knobs | {"elites": elites}).items() if knob not in given}
+        knobs: dict[str, Any] = {**BREEDING, "draft_steps": drafts, "finals": finals, "elites": elites}
+        if "tournament" in given:
+            del knobs["parents"]
+        knobs |= {"schedule": schedule, "sizes": [first, *(size + elites for size in broods)]}
+        return {knob: value for knob, value in knobs.items() if knob not in given}
 
     return fit
+
+
+def drafts_and_finals(steps: int, budget: int, given: Mapping[str, Any]) -> tuple[int | None, int]:
+    """Steps of a draft, and how many samples' worth finishes winners; none and 0 where the user wants no drafts."""
+    drafts = given.get("draft_steps", min(steps, max(_FEWEST_DRAFT_STEPS, round(DRAFT * steps))))
+    if drafts is None:
+        return None, 0
+    finals = given.get("finals", max(1, round(FINISHED * budget / steps)))
+    return whole_number("draft_steps", drafts, 1), whole_number("finals", finals, 1)
 
 
 def _sampled(n: int) -> dict[str, Any]:
     return {"schedule": [], "sizes": [n]}
 
 
-def _first(steps: int, room: int) -> dict[str, Any]:
-    """A first population, culled where there is something to choose from."""
-    look = round(LOOK * steps)
-    finish = max(1, round(room / (look + 1) / 10))
-    size = (room - finish * (steps - look - 1)) // (look + 1)
-    if size <= finish:
-        return _sampled(max(1, room // steps))
-    return {"schedule": [], "sizes": [size], "look": look, "finish": finish}
-
-
 def _broods(steps: int, room: int) -> tuple[list[int], list[int]]:
-    """The level and the size of each generation."""
+    """The level and the size of each generation; sizes of one level differ by one at the most."""
     levels = [round(level * steps) for level in LEVELS]
     brood = max(_BROOD, sum(room // len(levels) // (steps - level) for level in levels) // _GENERATIONS)
-    schedule, sizes, left = list[int](), list[int](), room
+    schedule, sizes = list[int](), list[int]()
     for k, level in enumerate(levels):
-        end = room * (len(levels) - k - 1) // len(levels)  # what is left for the levels after this one
-        while (size := min(brood, (left - end) // (steps - level))) > 0:
-            schedule.append(level)
-            sizes.append(size)
-            left -= size * (steps - level)
+        children = room // (len(levels) - k) // (steps - level)
+        generations = -(-children // brood) if children < brood else children // brood
+        schedule += [level] * generations
+        sizes += [children * (g + 1) // generations - children * g // generations for g in range(generations)]
+        room -= children * (steps - level)
     return schedule, sizes
 
 
@@ -138,8 +159,7 @@ def by_paper(name: str, waves: Waves) -> Callable[..., dict[str, Any]]:
 
     def fit(steps: int, budget: int, **given: Any) -> dict[str, Any]:
         if "sizes" in given:
-            generations = len(whole_numbers("sizes", given["sizes"])) - 1
-            schedule = _uniform(steps, whole_number("the generations that sizes name", generations, 1))
+            schedule = _uniform(steps, len(whole_numbers("sizes", given["sizes"])) - 1)
             if (need := nfe_of(waves(steps, **{"schedule": schedule, **given}))) > budget:
                 raise ValueError(f"budget must be at least {need} NFE for these sizes in {steps} steps; got {budget}")
             return {"schedule": schedule}

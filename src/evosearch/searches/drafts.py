@@ -1,0 +1,109 @@
+"""Drafts of another search: explore in fewer steps, and finish the winners in all of them.
+
+After Flash-BoN (arXiv:2607.04461) and CachedSearch (arXiv:2607.23159). Differs from the papers:
+- any search drafts, not best-of-N alone;
+- drafts take fewer steps instead of cached features;
+- a winner that was bred on the way goes on from the state at which it was bred, and is not drawn again from its noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+
+from evosearch.checks import whole_number
+from evosearch.declaration import Search, Wave, check_names, search
+from evosearch.drafts import drafted, finishing
+from evosearch.searches.schedules import drafts_and_finals
+from evosearch.types import Population, Reward, Sampler
+
+
+def _inner(name: Any, knobs: dict[str, Any]) -> Search:
+    from evosearch import searches  # whose last one would be this one
+
+    inner = getattr(searches, name) if name in searches.__all__ and name != "drafts" else None
+    if inner is None or inner.space not in ("noise", "trajectory") or {"SDE", "gradient"} & {*inner.needs}:
+        raise ValueError(f"of must name a search that varies noises or states and needs no SDE, got {name!r}")
+    check_names(inner, knobs)
+    return inner
+
+
+def _waves(steps: int, *, of: str = "best_of_n", draft_steps: int, finals: int, **knobs: Any) -> list[Wave]:
+    knobs.pop("eta", None)
+    if whole_number("draft_steps", draft_steps, 1) > steps:
+        raise ValueError(f"draft_steps must be at most {steps}, the steps of sampling, got {draft_steps}")
+    explored = _inner(of, knobs).waves(draft_steps, **knobs)
+    return [*explored, finishing(steps, draft_steps, whole_number("finals", finals, 1))]
+
+
+def _least(steps: int, *, of: str = "best_of_n", draft_steps: int, finals: int, **knobs: Any) -> list[Wave]:
+    """Less where what the search finds decides how much it asks for, and where there is little to finish."""
+    del finals
+    knobs.pop("eta", None)
+    found = _inner(of, knobs).nfe(draft_steps, **knobs)
+    return [Wave(1, found[0] if isinstance(found, tuple) else found), Wave(1, steps)]
+
+
+def _fit(steps: int, budget: int, *, of: str = "best_of_n", **given: Any) -> dict[str, Any]:
+    if given.get("draft_steps", 1) is None:
+        raise ValueError("draft_steps must be a whole number, got None; a search without drafts goes by its own name")
+
+    def fitted(nfe: int) -> dict[str, Any]:
+        drafts, finals = drafts_and_finals(steps, nfe, given)
+        own = {"draft_steps": drafts, "finals": finals}
+        knobs = {name: value for name, value in given.items() if name not in (*own, "eta")}
+        found = own | _inner(of, knobs).fit(drafts, nfe - finals * steps, **knobs)
+        return {name: value for name, value in found.items() if name not in given}
+
+    def fits(nfe: int) -> bool:
+        with suppress(ValueError):
+            return bool(fitted(nfe))
+        return False
+
+    try:
+        return fitted(budget)
+    except ValueError as error:
+        if (least := next((nfe for nfe in range(budget + 1, 100 * steps) if fits(nfe)), None)) is None:
+            raise
+        raise ValueError(f"budget must be at least {least} NFE for drafts in {steps} steps; got {budget}") from error
+
+
+@search(waves=_waves, least=_least, fit=_fit, space="trajectory")
+def drafts(
+    sampler: Sampler,
+    reward: Reward,
+    rng: torch.Generator,
+    *,
+    of: str = "best_of_n",
+    draft_steps: int,
+    finals: int,
+    eta: float | None = 0.0,
+    **knobs: Any,
+) -> Iterator[Population]:
+    """Explore by drafts, whatever the search, and finish the best of them.
+
+    NFE: that of the search in draft_steps, and at most finals · steps.
+    Rewards: that of the search, and one for each that is finished.
+
+    Args:
+        sampler: The model with its prompt.
+        reward: What to maximise.
+        rng: The search's own; draws the ids of winners, too.
+        of: Name of the search, one that varies noises or states and needs no SDE.
+        draft_steps: Steps of a draft, evenly spread, in which the search counts its levels; a quarter of all where
+            it is fitted to a budget.
+        finals: How many whole samples' NFE finish the best drafts; a fifth of a budget. What was bred late goes on
+            from where it was bred, so that more than so many may be finished.
+        eta: 0 = ODE, 1 = ancestral SDE.
+        **knobs: The search's own.
+
+    Yields:
+        The best draft so far, as the state that it was bred at; winners, once they are finished.
+    """
+    _waves(sampler.steps, of=of, draft_steps=draft_steps, finals=finals, **knobs)
+    explore, room = partial(_inner(of, knobs), eta=eta, **knobs), finals * sampler.steps
+    yield from drafted(explore, sampler, reward, rng, steps=draft_steps, room=room)
