@@ -16,6 +16,7 @@ from evosearch.searches.evosearch import evosearch
 from evosearch.searches.lidar import lidar
 from evosearch.searches.paper_evosearch import paper_evosearch
 from evosearch.searches.particles import particles
+from evosearch.searches.planned_evosearch import planned_evosearch
 from evosearch.searches.reno import reno
 from evosearch.searches.rollover import rollover
 from evosearch.searches.search_over_paths import search_over_paths
@@ -27,6 +28,6 @@ from evosearch.searches.zero_order import zero_order
 
 __all__ = [
     "backtrack", "beam", "best_of_n", "blockwise", "demon", "drafts", "epsilon_greedy", "evolution_strategy",
-    "evosearch", "lidar", "paper_evosearch", "particles", "reno", "rollover", "search_over_paths", "spectral", "svdd",
-    "tree", "trust_region", "zero_order",
+    "evosearch", "lidar", "paper_evosearch", "particles", "planned_evosearch", "reno", "rollover",
+    "search_over_paths", "spectral", "svdd", "tree", "trust_region", "zero_order",
 ]  # fmt: skip
