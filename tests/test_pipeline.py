@@ -501,3 +501,20 @@ def test_gradients_are_refused_where_there_are_none(broken):
     message = f"the pipeline's unet is {broken}, which lets no gradient through; load it"
     with pytest.raises(ValueError, match=message), s.grad():
         pass
+
+
+@torch.no_grad()
+def test_a_feature_cache_of_the_users_forgets_one_micro_batch_before_the_next():
+    sampler = sampler_of("flux")
+    p, others = sampler.prior(2), sampler.prior(2)
+    plain = sampler.run(others, STEPS)[0].x
+    cache = diffusers.FirstBlockCacheConfig(threshold=1e9)  # reuses whatever it holds
+
+    def drawn(*runs):
+        sampler.pipe.transformer.enable_cache(cache)
+        found = [sampler.run(q, STEPS)[0].x for q in runs][-1]
+        sampler.pipe.transformer.disable_cache()
+        return found
+
+    assert torch.equal(drawn(p, others), drawn(others))
+    assert not torch.equal(drawn(others), plain)

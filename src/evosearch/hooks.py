@@ -21,6 +21,13 @@ def denoisers(pipe: Any) -> list[nn.Module]:
     return [m for m in found if getattr(m, "_compiled_call_impl", None) is None]
 
 
+def forget_features(pipe: Any) -> None:
+    """Empty diffusers' feature caches, where the user has switched them on: what they hold is of other particles."""
+    for module in denoisers(pipe):
+        if getattr(module, "is_cache_enabled", False):
+            cast(Any, module)._reset_stateful_cache()
+
+
 def rows_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Rows of a denoiser's input: its first batch, or list of states."""
     batches = (v for v in (*args, *kwargs.values()) if isinstance(v, list) or (isinstance(v, Tensor) and v.ndim > 1))

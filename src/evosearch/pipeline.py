@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evosearch.hooks import cut_by_strength, denoisers, frozen, halted, memoised, noted_packing, rows_of
+from evosearch.hooks import (
+    cut_by_strength,
+    denoisers,
+    forget_features,
+    frozen,
+    halted,
+    memoised,
+    noted_packing,
+    rows_of,
+)
 from evosearch.sampler import BaseSampler, Trajectory
 from evosearch.seam import Leg, Probe, Reached, seam
 from evosearch.types import Population
@@ -206,6 +215,7 @@ class PipelineSampler(BaseSampler):
             # Blends the image in, noised by what it takes for the initial noise: that has to be the same in every leg.
             extra["latents"] = self.noise(trajectory.particles.key, 0, "prior").to(self.device, self._dtype)
         passes, start = self.model_passes, trajectory.i
+        forget_features(self.pipe)
         with self._installed(leg), self._counted(trajectory.rows), suppress(Reached):
             self._call("latent", **extra)
         if self.model_passes == passes:  # no hooks in a compiled network
