@@ -40,7 +40,7 @@ CASES = (
 QUICK = 3
 """Cases of the quick demo, one a pipeline."""
 
-NFE, QUICK_NFE = 800, 300
+NFE, QUICK_NFE = 600, 300
 """Budgets of one search."""
 
 _MARK = "demo.json"

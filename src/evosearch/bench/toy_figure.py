@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLUMNS, _SIDE, _BOUND = 6, 2.0, 7.0  # inches and units of the plane
+_COLUMNS, _SIDE, _BOUND = 7, 2.0, 7.0  # inches and units of the plane
 _BLUE, _RED = "#00798c", "#d1495b"
 
 
