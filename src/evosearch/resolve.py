@@ -73,7 +73,9 @@ def batch_of(pipe: Any, algorithm: Search, knobs: Mapping[str, Any], budget: Any
     try:
         limits = budget_of(budget, algorithm, knobs, steps)
         if limits.seconds is not None or limits.usd is not None:
-            return most
+            if algorithm.anytime:
+                return most
+            limits = Budget.of("20x", steps)  # later generations are as large, whatever the budget
         waves = algorithm.waves(steps, **knobs_of(algorithm, knobs, limits, steps, pace=None))
     except ValueError:
         return most  # what is wrong is said where it is known for certain
@@ -164,7 +166,8 @@ def _fitted(
         except ValueError as error:
             if budget.nfe == room:
                 raise
-            raise ValueError(f"budget of {describe(budget)} leaves room for {room} NFE here: {error}") from None
+            least = str(error).partition("; got")[0]
+            raise ValueError(f"budget of {describe(budget)} is too small here: {least}") from None
         if budget.pays(waves, measured, usd_per_call):
             break
         if room == 0:
