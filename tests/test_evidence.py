@@ -8,6 +8,7 @@ import pytest
 from evosearch import models
 from evosearch.bench import claims, compare, heritability, saturation, searches, toy
 from evosearch.bench.cells import read
+from evosearch.bench.statistics import clustered_mean, paired
 
 DOCS = Path(__file__).parents[1] / "docs"
 EVIDENCE = DOCS / "evidence"
@@ -56,6 +57,20 @@ def test_tables_of_the_searches(folder):
     rows, page = read(folder), (DOCS / "choosing-a-search.md").read_text()
     assert searches.table(rows, "nfe") in page
     assert searches.judged(rows, "nfe", 10) in page
+
+
+@pytest.mark.parametrize("folder", sorted(EVIDENCE.glob("quarter/*")), ids=lambda folder: folder.name)
+def test_a_quarter_of_the_nfe_is_ahead_of_the_papers_evosearch(folder):
+    rows = read(folder)
+    ours, paper = (
+        {(row["prompt"], row["seed"]): row["best"] for row in rows if row["method"] == name}
+        for name in ("evosearch", "paper_evosearch")
+    )
+    assert 4 * max(row["nfe"] for row in rows if row["method"] == "evosearch") <= 4990
+    assert len(ours) == len(paper) == 8
+    mean, low, high = clustered_mean(paired(ours, paper))
+    assert low > 0
+    assert f"{mean:+.4f} ({low:+.4f} to {high:+.4f})" in (DOCS / "choosing-a-search.md").read_text()
 
 
 @pytest.mark.parametrize("reward", toy.REWARDS)
