@@ -426,10 +426,8 @@ def test_a_budget_of_time_is_planned_with_the_padding(clock, algorithm, seconds)
 
 def test_a_budget_of_too_little_time_says_what_is_lacking(clock):
     for algorithm in ("evosearch", "best_of_n"):
-        with pytest.raises(
-            ValueError,
-            match=r"budget of 0.5 s is too small here: budget must be at least 5 NFE for (best_of_n|evosearch) in 5 steps$",
-        ):
+        message = f"budget of 0.5 s is too small here: budget must be at least 5 NFE for {algorithm} in 5 steps$"
+        with pytest.raises(ValueError, match=message):
             toy.found(pipe=timed(clock, batch_size=4), algorithm=algorithm, budget="0.5s")
 
 

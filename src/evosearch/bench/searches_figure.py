@@ -21,11 +21,11 @@ def figure(rows: Sequence[dict[str, Any]]) -> Figure:
     from matplotlib.figure import Figure
 
     kinds = list(dict.fromkeys(row["equal"] for row in rows))
+    first = [OURS, *(name for name in ranking(rows, kinds[0]) if name != OURS)]
+    shown = dict(zip(first, _COLOURS, strict=False))
     sheet = Figure(figsize=(4.6 * len(kinds), 3.8), layout="constrained")
     for equal, panel in zip(kinds, sheet.subplots(1, len(kinds), squeeze=False, sharey=True)[0], strict=True):
-        names = ranking(rows, equal)
-        shown = dict(zip([OURS, *(name for name in names if name != OURS)], _COLOURS, strict=False))
-        for name in reversed(names):
+        for name in reversed(ranking(rows, equal)):
             points = [_point(rows, equal, name, n) for n in sorted({row["times"] for row in rows})]
             x, y = zip(*(point for point in points if point), strict=True)
             style = {"color": shown.get(name, _REST), "linewidth": 2.5 if name == OURS else 1.2, "markersize": 3}
