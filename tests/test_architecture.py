@@ -25,7 +25,7 @@ ALLOWED = {
     "mutation": {"types", "path", "noise"},
     "declaration": {"types"},
     "scoring": {"types"},
-    "drafts": {"types", "noise", "declaration", "scoring"},
+    "drafts": {"types", "noise", "scoring"},
     "genome": {"types", "noise", "mutation"},
     "sampler": {"types", "path", "noise"},
     "seam": {"types", "path", "noise", "sampler"},

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evosearch.declaration import Wave
 from evosearch.noise import seed_of
 from evosearch.scoring import score
 from evosearch.types import Population, Reward, Sampler, concat
@@ -25,12 +24,6 @@ from evosearch.types import Population, Reward, Sampler, concat
 def levels_of(steps: int, draft_steps: int) -> list[int]:
     """Levels that a draft visits, (draft_steps + 1,), evenly spread."""
     return [round(k * steps / draft_steps) for k in range(draft_steps + 1)]
-
-
-def finishing(steps: int, draft_steps: int, finals: int) -> Wave:
-    """So many whole samples' NFE for winners. What was bred last takes the fewest steps, so that most are scored."""
-    late = steps - levels_of(steps, draft_steps)[-2]
-    return Wave(finals, steps, scores=-(-steps // late))
 
 
 class Birth(NamedTuple):

@@ -17,8 +17,8 @@ import torch
 
 from evosearch.checks import whole_number
 from evosearch.declaration import Search, Wave, check_names, search
-from evosearch.drafts import drafted, finishing
-from evosearch.searches.schedules import drafts_and_finals
+from evosearch.drafts import drafted
+from evosearch.searches.schedules import drafts_and_finals, finishing
 from evosearch.types import Population, Reward, Sampler
 
 
@@ -34,10 +34,8 @@ def _inner(name: Any, knobs: dict[str, Any]) -> Search:
 
 def _waves(steps: int, *, of: str = "best_of_n", draft_steps: int, finals: int, **knobs: Any) -> list[Wave]:
     knobs.pop("eta", None)
-    if whole_number("draft_steps", draft_steps, 1) > steps:
-        raise ValueError(f"draft_steps must be at most {steps}, the steps of sampling, got {draft_steps}")
-    explored = _inner(of, knobs).waves(draft_steps, **knobs)
-    return [*explored, finishing(steps, draft_steps, whole_number("finals", finals, 1))]
+    finished = finishing(steps, whole_number("draft_steps", draft_steps, 1), finals)
+    return [*_inner(of, knobs).waves(draft_steps, **knobs), *finished]
 
 
 def _least(steps: int, *, of: str = "best_of_n", draft_steps: int, finals: int, **knobs: Any) -> list[Wave]:

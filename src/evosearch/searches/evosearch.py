@@ -35,10 +35,10 @@ from torch import Tensor
 
 from evosearch.checks import one_of, share, whole_number, whole_numbers
 from evosearch.declaration import Wave, nfe_of, search
-from evosearch.drafts import drafted, finishing
+from evosearch.drafts import drafted
 from evosearch.mutation import mutate
 from evosearch.scoring import preview, score
-from evosearch.searches.schedules import by_budget, going_on, in_words, is_by_budget, regime
+from evosearch.searches.schedules import by_budget, finishing, going_on, in_words, is_by_budget, regime
 from evosearch.selection import survivors, top
 from evosearch.selection import tournament as tournament_of
 from evosearch.types import Population, Reward, Sampler, concat
@@ -48,16 +48,11 @@ _MUTATIONS = ("level_preserving", "additive", "renoise")
 
 def waves_of(steps: int, *, draft_steps: int | None = None, finals: int = 0, **knobs: Any) -> list[Wave]:
     """What is explored, generation by generation, and what is finished; ValueError where knobs do not go together."""
-    if draft_steps is None:
-        if finals:
-            raise ValueError(f"finals goes with draft_steps, whose winners it finishes; got finals={finals} alone")
-        return _explored(steps, **knobs)
-    if whole_number("draft_steps", draft_steps, 1) > steps:
-        raise ValueError(f"draft_steps must be at most {steps}, the steps of sampling, got {draft_steps}")
-    explored = _explored(draft_steps, **knobs)
-    if whole_number("finals", finals, 1) > knobs["sizes"][0]:
+    finished = finishing(steps, draft_steps, finals)
+    explored = _explored(draft_steps or steps, **knobs)
+    if finals > knobs["sizes"][0]:
         raise ValueError(f"finals must be at most the first of sizes, {knobs['sizes'][0]}, got {finals}")
-    return [*explored, finishing(steps, draft_steps, finals)]
+    return [*explored, *finished]
 
 
 def _least(steps: int, **knobs: Any) -> list[Wave]:

@@ -21,11 +21,11 @@ import torch
 
 from evosearch.checks import share, whole_number, whole_numbers
 from evosearch.declaration import Wave, search
-from evosearch.drafts import drafted, finishing
+from evosearch.drafts import drafted
 from evosearch.mutation import mutate
 from evosearch.noise import seed_of
 from evosearch.scoring import score
-from evosearch.searches.schedules import drafts_and_finals
+from evosearch.searches.schedules import drafts_and_finals, finishing
 from evosearch.selection import survivors, top
 from evosearch.types import Population, Reward, Sampler, concat
 
@@ -92,9 +92,7 @@ def _waves(
     finals: int = 0,
     **_: Any,
 ) -> list[Wave]:
-    explores = steps if draft_steps is None else whole_number("draft_steps", draft_steps, 1)
-    if explores > steps:
-        raise ValueError(f"draft_steps must be at most {steps}, the steps of sampling, got {draft_steps}")
+    finished, explores = finishing(steps, draft_steps, finals), draft_steps or steps
     if whole_number("nfe", nfe, 1) < explores:
         raise ValueError(f"nfe must be at least {explores}, one sample of {explores} steps, got {nfe}")
     for rate in rates:
@@ -104,12 +102,7 @@ def _waves(
     last = explores - _levels(explores, levels)[-1]
     first = min(_FIRST * brood, nfe // explores)
     rest = nfe - first * explores
-    waves = [Wave(first, explores), *([Wave(1, rest, -(-rest // last))] if rest else [])]
-    if draft_steps is None:
-        if finals:
-            raise ValueError(f"finals goes with draft_steps, whose winners it finishes; got finals={finals} alone")
-        return waves
-    return [*waves, finishing(steps, draft_steps, whole_number("finals", finals, 1))]
+    return [Wave(first, explores), *([Wave(1, rest, -(-rest // last))] if rest else []), *finished]
 
 
 def _least(steps: int, **knobs: Any) -> list[Wave]:

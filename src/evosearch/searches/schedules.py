@@ -7,6 +7,7 @@ from typing import Any
 
 from evosearch.checks import whole_number, whole_numbers
 from evosearch.declaration import Wave, nfe_of
+from evosearch.drafts import levels_of
 
 Waves = Callable[..., list[Wave]]
 
@@ -103,7 +104,7 @@ def by_budget(name: str, waves: Waves) -> Callable[..., dict[str, Any]]:
         drafts, finals = drafts_and_finals(steps, budget, given)
         explores = drafts or steps
         room = budget - finals * steps
-        if room < explores or (drafts and room < 2 * explores):  # nothing to choose from
+        if drafts and room < 2 * drafts:  # nothing to choose from
             return _sampled(budget // steps)
         first = int(explored(explores, room) * room) // explores
         schedule, broods = _broods(explores, room - first * explores)
@@ -126,6 +127,21 @@ def drafts_and_finals(steps: int, budget: int, given: Mapping[str, Any]) -> tupl
     return whole_number("draft_steps", drafts, 1), whole_number("finals", finals, 1)
 
 
+def finishing(steps: int, draft_steps: int | None, finals: int) -> list[Wave]:
+    """The wave that finishes winners, none without drafts; ValueError where the two do not go together.
+
+    It is so many whole samples' NFE. What was bred last takes the fewest steps, so that most are scored.
+    """
+    if draft_steps is None:
+        if finals:
+            raise ValueError(f"finals goes with draft_steps, whose winners it finishes; got finals={finals} alone")
+        return []
+    if whole_number("draft_steps", draft_steps, 1) > steps:
+        raise ValueError(f"draft_steps must be at most {steps}, the steps of sampling, got {draft_steps}")
+    late = steps - levels_of(steps, draft_steps)[-2]
+    return [Wave(whole_number("finals", finals, 1), steps, scores=-(-steps // late))]
+
+
 def _sampled(n: int) -> dict[str, Any]:
     return {"schedule": [], "sizes": [n]}
 
@@ -137,7 +153,7 @@ def _broods(steps: int, room: int) -> tuple[list[int], list[int]]:
     schedule, sizes = list[int](), list[int]()
     for k, level in enumerate(levels):
         children = room // (len(levels) - k) // (steps - level)
-        generations = -(-children // brood) if children < brood else children // brood
+        generations = max(children // brood, min(children, 1))
         schedule += [level] * generations
         sizes += [children * (g + 1) // generations - children * g // generations for g in range(generations)]
         room -= children * (steps - level)
