@@ -10,7 +10,7 @@ from vectors import fields, nearness, sampler
 import evosearch as es
 from evosearch import searches
 from evosearch.budget import Budget, Meter
-from evosearch.drafts import DraftSampler, drafted, levels_of
+from evosearch.drafts import DraftSampler, drafted, levels_of, rungs_of
 from evosearch.genome import replay
 from evosearch.metered import MeteredSampler
 from evosearch.scoring import score
@@ -48,9 +48,9 @@ def test_steps_and_predictions_of_a_draft_are_the_samplers_own():
     assert (back.i, back.genomes[0][-1].op) == (0, "renoise")
 
 
-def _winners(search, s, steps=4, room=5 * STEPS, reward=nearness):
+def _winners(search, s, steps=4, room=5 * STEPS, reward=nearness, **kwargs):
     rng = torch.Generator().manual_seed(0)
-    return [p for p in drafted(search, s, reward, rng, steps=steps, room=room) if p.i == STEPS]
+    return [p for p in drafted(search, s, reward, rng, steps=steps, room=room, **kwargs) if p.i == STEPS]
 
 
 def _evolved(s, reward, rng):
@@ -84,6 +84,33 @@ def test_winners_take_the_room_they_are_given(room):
     explored = 9 * 4 + 8 * 3 + 8 * 1
     assert (room - 1) * STEPS < meter.nfe - explored <= room * STEPS
     assert sum(map(len, found)) >= room
+
+
+@pytest.mark.parametrize(("rungs", "steps"), [(1, [20]), (2, [10, 20]), (3, [8, 13, 20])])
+def test_rungs_grow_by_equal_factors(rungs, steps):
+    assert rungs_of(20, 5, rungs) == steps
+
+
+def test_successive_halving_finishes_those_that_finer_drafts_put_first():
+    """Of the best by drafts in 3 steps, so many as half the room pays for are drafted in 6; the best of those win."""
+    s, noted = sampler(STEPS), []
+
+    def plain(own, reward, rng):
+        for p in searches.best_of_n(own, reward, rng, n=24):
+            noted.append(p)
+            yield p
+
+    room = 3 * STEPS
+    found, taken = concat(*_winners(plain, s, steps=3, room=room, rungs=2)), s.computed
+    coarse = concat(*noted)
+    noises = sampler(STEPS).prior(24)
+    finer = score(s.run(noises, STEPS, through=levels_of(STEPS, 6)[1:-1])[0], s, nearness)
+    tried = coarse.id[coarse.reward.argsort(descending=True)[: room // 2 // 6]]
+    rows = [row for row, id in enumerate(noises.id.tolist()) if id in tried.tolist()]
+    expected = [noises.id[row].item() for row in sorted(rows, key=lambda row: -float(finer.reward[row]))]
+    assert found.id.tolist() == expected[: len(found)]
+    assert len(found) == (room - len(tried) * 6) // STEPS == 1
+    assert taken == 24 * 3 + len(tried) * 6 + STEPS
 
 
 def test_some_are_finished_early_where_there_is_room():

@@ -187,7 +187,7 @@ def _show(text: str, result: Result, best: Path, folder: Path) -> None:
 def _dry_run(model: str, texts: list[str], folders: list[Path], memory: dict[str, Any], shared: dict[str, Any]) -> None:
     import evosearch as es
     from evosearch.models import class_of
-    from evosearch.pipeline import check_class
+    from evosearch.refusals import check_class
 
     hush()
     check_class(class_of(model, **memory))

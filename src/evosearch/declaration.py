@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -15,11 +16,12 @@ from evosearch.types import Population, Reward, Sampler
 class Wave(NamedTuple):
     """What a search asks for at a time: so many particles, so many steps of each, and how often each is scored.
 
-    A step takes so many ``passes`` of the model: 3 where there is a way back for a gradient.
+    A step takes so many ``passes`` of the model: 3 where there is a way back for a gradient. Steps that reuse features
+    count for the share that they compute.
     """
 
     particles: int
-    steps: int
+    steps: float
     scores: int = 1
     passes: int = 1
 
@@ -43,7 +45,7 @@ class Search(Protocol):
 
 def nfe_of(waves: Iterable[Wave]) -> int:
     """NFE that these take."""
-    return sum(wave.particles * wave.steps for wave in waves)
+    return math.ceil(sum(wave.particles * wave.steps for wave in waves))
 
 
 def rewards_of(waves: Iterable[Wave]) -> int:

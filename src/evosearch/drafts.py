@@ -1,4 +1,4 @@
-"""Drafts: explore in fewer steps, and finish the winners in all of them.
+"""Drafts: explore in fewer steps, or with features reused, and finish the winners in all of them.
 
 Flash-BoN (arXiv:2607.04461) and CachedSearch (arXiv:2607.23159) draft best-of-N and draw the winner again from its
 noise. Here any search drafts, and a winner goes on from the state at which it was bred, which keeps more of what it was
@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,22 +35,28 @@ class Birth(NamedTuple):
     reward: float = math.nan
 
 
+class Spent(Exception):
+    """The next call would cost more than there is room for exploring."""
+
+
 class DraftSampler:
     """A sampler that visits few of another's levels, evenly spread, and counts them as its own.
 
     What it finishes is a draft: scored like a preview, so that a run's best sample is never one.
 
     Args:
-        sampler: The sampler proper.
+        sampler: The sampler proper, or its `cached` form.
         steps: Denoising steps of a whole draft, at most those of the sampler.
+        room: NFE for exploring, where it cannot be foreseen what that takes; `Spent` is raised before it is overrun.
 
     Attributes:
         levels: The sampler's own level at each of the draft's, (steps + 1,).
         births: Where each particle came to be, by its id, since they were last cleared.
     """
 
-    def __init__(self, sampler: Sampler, steps: int) -> None:
+    def __init__(self, sampler: Sampler, steps: int, room: int | None = None) -> None:
         self._own, self.steps, self.batch_size = sampler, steps, sampler.batch_size
+        self._room, self._before = room, sampler.computed if room is not None else 0
         self.levels = levels_of(sampler.steps, steps)
         self.path = sampler.path.at(self.levels)
         self.prior, self.start, self.noise = sampler.prior, sampler.start, sampler.noise
@@ -61,9 +68,28 @@ class DraftSampler:
         """See `Sampler.edits`."""
         return self._own.edits
 
+    @property
+    def computed(self) -> int:
+        """See `Sampler.computed`."""
+        return self._own.computed
+
+    @property
+    def left(self) -> int:
+        """NFE of the room for exploring that nothing was spent of."""
+        return 0 if self._room is None else self._room - self.computed + self._before
+
+    def prices(self, levels: Sequence[int]) -> list[float]:
+        """See `Sampler.prices`."""
+        return self._own.prices([self.levels[k] for k in levels])
+
+    def cached(self, cache: Any, prices: Sequence[float] = ()) -> DraftSampler:
+        """See `Sampler.cached`."""
+        return DraftSampler(self._own.cached(cache, prices), self.steps)
+
     def predict(self, p: Population) -> Population:
         """See `Sampler.predict`."""
         self._note(p, None)
+        self._afford(len(p) if p.x0 is None else 0)
         return replace(self._own.predict(self._outward(p)), i=p.i)
 
     def step(
@@ -83,6 +109,7 @@ class DraftSampler:
     ) -> tuple[Population, dict[int, Population]]:
         """See `Sampler.run`."""
         self._note(p, eta)
+        self._afford(self.cost(p, until, through))
         kept, visited = [self.levels[k] for k in keep], self._through(p, until, through)
         end, states = self._own.run(self._outward(p), self.levels[until], kept, eta, visited)
         return replace(end, i=until), {k: replace(states[self.levels[k]], i=k) for k in keep}
@@ -97,13 +124,16 @@ class DraftSampler:
 
     def decode(self, p: Population) -> Tensor:
         """See `Sampler.decode`."""
-        p = self._outward(p)
-        return self._own.decode(replace(p, i=p.i - 1, x0=p.x) if p.i == self._own.steps else p)
+        return self._own.decode(_as_preview(self._outward(p), self._own))
 
     def _note(self, p: Population, eta: float | None) -> None:
         for row, id in enumerate(p.id.tolist()):
             if id not in self.births:
                 self.births[id] = Birth(self._outward(p[[row]]), eta)
+
+    def _afford(self, nfe: int) -> None:
+        if self._room is not None and nfe > self.left:
+            raise Spent
 
     def _outward(self, p: Population) -> Population:
         return replace(p, i=self.levels[p.i])
@@ -120,6 +150,10 @@ def drafted(
     *,
     steps: int,
     room: int,
+    explores: int | None = None,
+    rungs: int = 1,
+    draft_cache: Any = None,
+    draft_prices: Sequence[float] | None = None,
 ) -> Iterator[Population]:
     """Let a search explore by drafts, and finish the best of them.
 
@@ -133,15 +167,23 @@ def drafted(
         rng: The search's own.
         steps: Of a draft.
         room: NFE for finishing. What was bred late costs few, so that more of them are finished.
+        explores: NFE for exploring with a cache, which ends before it takes more: what drafts take is then known once
+            they are made. What they leave finishes winners.
+        rungs: Of successive halving: each takes an equal part of the room and more steps than the one before, the last
+            one all of them.
+        draft_cache: Feature cache of drafts, see `Sampler.cached`.
+        draft_prices: NFE of the first, second, ... step of such a draft.
 
     Yields:
         The best draft, as the state that it was bred at, whenever the search yields; winners, once they are finished.
     """
     draft, pool, seen, due = DraftSampler(sampler, steps), list[Birth](), 0, _FIRST
-    most = room // (sampler.steps - draft.levels[-2])
+    if draft_cache is not None:
+        draft = DraftSampler(sampler.cached(draft_cache, draft_prices or ()), steps, explores)
+    most = room // min(latest(sampler.steps, steps, rungs))
     early = room // 2 if room >= _SEVERAL * sampler.steps else 0
     ids = torch.Generator().manual_seed(seed_of(rng.initial_seed(), "winners", 0))
-    for p in search(draft, reward, rng):
+    for p in _until_spent(search(draft, reward, rng)):
         if p.i < steps or p.reward is None:
             continue
         for id, value in zip(p.id.tolist(), p.reward.tolist(), strict=True):
@@ -156,12 +198,66 @@ def drafted(
         draft.births.clear()  # what is still on its way is noted anew where it goes on
         if pool:
             yield replace(pool[0].p, reward=torch.tensor([pool[0].reward]))
-    winners = list[Birth]()
+    room += draft.left
+    for rung, finer in enumerate(rungs_of(sampler.steps, steps, rungs)[:-1]):
+        part = room // (rungs - rung)
+        tried = _affordable(pool, sampler, finer, part)
+        room -= sum(_cost(birth, sampler, finer) for birth in tried)
+        pool = sorted(_redrafted(tried, sampler, reward, finer), key=_best_first)
+    yield from _finished(_affordable(pool, sampler, sampler.steps, room), sampler, reward, ids)
+
+
+def rungs_of(steps: int, draft_steps: int, rungs: int) -> list[int]:
+    """Steps on each rung, (rungs,), growing by equal factors from those of a draft to all."""
+    return [round(draft_steps * (steps / draft_steps) ** ((rung + 1) / rungs)) for rung in range(rungs)]
+
+
+def latest(steps: int, draft_steps: int, rungs: int) -> list[int]:
+    """NFE, on each rung, of what was bred last: the fewest that a winner takes."""
+    birth = levels_of(steps, draft_steps)[-2]
+    return [sum(level > birth for level in levels_of(steps, finer)) for finer in rungs_of(steps, draft_steps, rungs)]
+
+
+def _until_spent(found: Iterator[Population]) -> Iterator[Population]:
+    with suppress(Spent):
+        yield from found
+
+
+def _finer(birth: Birth, sampler: Sampler, steps: int) -> list[int]:
+    """Levels that a draft of so many steps passes on its way from where it was bred."""
+    return [level for level in levels_of(sampler.steps, steps)[:-1] if level > birth.p.i]
+
+
+def _cost(birth: Birth, sampler: Sampler, steps: int) -> int:
+    return sampler.cost(birth.p, sampler.steps, _finer(birth, sampler, steps))
+
+
+def _affordable(pool: Sequence[Birth], sampler: Sampler, steps: int, room: int) -> list[Birth]:
+    """The best, as many as there is room for in so many steps."""
+    chosen = list[Birth]()
     for birth in pool:
-        if (need := sampler.cost(birth.p, sampler.steps)) <= room:
-            winners.append(birth)
+        if (need := _cost(birth, sampler, steps)) <= room:
+            chosen.append(birth)
             room -= need
-    yield from _finished(winners, sampler, reward, ids)
+    return chosen
+
+
+def _redrafted(births: Sequence[Birth], sampler: Sampler, reward: Reward, steps: int) -> Iterator[Birth]:
+    """The same, judged by drafts in more steps."""
+    together: dict[tuple[int, float | None], list[Birth]] = {}
+    for birth in births:
+        together.setdefault((birth.p.i, birth.eta), []).append(birth)
+    for (_, eta), group in together.items():
+        p = concat(*(birth.p for birth in group))
+        end, _ = sampler.run(p, sampler.steps, eta=eta, through=_finer(group[0], sampler, steps))
+        judged = score(_as_preview(end, sampler), sampler, reward).reward
+        assert judged is not None
+        yield from (birth._replace(reward=value) for birth, value in zip(group, judged.tolist(), strict=True))
+
+
+def _as_preview(p: Population, sampler: Sampler) -> Population:
+    """What a draft has come to is scored like a preview."""
+    return replace(p, i=p.i - 1, x0=p.x) if p.i == sampler.steps else p
 
 
 _FIRST, _TIMES = 16, 4

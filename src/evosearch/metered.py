@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -42,6 +44,22 @@ class MeteredSampler:
     def edits(self) -> bool:
         """See `Sampler.edits`."""
         return self._own.edits
+
+    @property
+    def computed(self) -> int:
+        """See `Sampler.computed`."""
+        return self._meter.nfe
+
+    def prices(self, levels: Sequence[int]) -> list[float]:
+        """See `Sampler.prices`."""
+        return self._own.prices(levels)
+
+    def cached(self, cache: Any, prices: Sequence[float] = ()) -> Self:
+        """See `Sampler.cached`; one meter counts what both compute."""
+        other = copy.copy(self)
+        other._own = self._own.cached(cache, prices)
+        other.cost = other._own.cost
+        return other
 
     def prior(self, n: int) -> Population:
         """See `Sampler.prior`; what an earlier run handed over comes first, and is not drawn again."""
@@ -108,11 +126,11 @@ class MeteredSampler:
         for batch in p.split(self.batch_size):
             meter.afford()
             meter.start()
-            before = getattr(self._own, "model_passes", 0)
+            before = [getattr(self._own, name, 0) for name in ("computed", "model_passes")]
             parts.append(work(batch))
-            share = cost * len(batch) // len(p)
-            meter.nfe += share
-            passes = getattr(self._own, "model_passes", before + share) - before
+            nfe = getattr(self._own, "computed", before[0] + cost * len(batch) // len(p)) - before[0]
+            meter.nfe += nfe
+            passes = getattr(self._own, "model_passes", before[1] + nfe) - before[1]
             meter.model_passes += 3 * passes if self._backward else passes
             self._tick()
         ends, kept = zip(*parts, strict=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from evosearch import features
 from evosearch.hooks import (
     cut_by_strength,
     denoisers,
@@ -22,30 +24,11 @@ from evosearch.hooks import (
     noted_packing,
     rows_of,
 )
+from evosearch.refusals import check_arguments, one_at_a_time
 from evosearch.sampler import BaseSampler, Trajectory
 from evosearch.seam import Leg, Probe, Reached, seam
 from evosearch.types import Population
 
-_OURS = {
-    "latents": "the search makes them",
-    "generator": "noise is keyed; set seed= instead",
-    "eta": "it is the sampler's; set eta= instead",
-    "num_inference_steps": "set steps= instead",
-    "output_type": "use decode() or Result",
-    "return_dict": "use decode() or Result",
-    "num_images_per_prompt": "set batch_size= instead",
-    "num_videos_per_prompt": "set batch_size= instead",
-    "callback_on_step_end": "the search listens there itself",
-    "callback_on_step_end_tensor_inputs": "the search listens there itself",
-}
-# The pipeline works these out from the step's index in the call, and one call is only a part of a trajectory.
-_BY_INDEX = (
-    "control_guidance_start",
-    "control_guidance_end",
-    "skip_guidance_layers",
-    "denoising_start",
-    "denoising_end",
-)
 _FIRST_ORDER = (
     "DDIMScheduler",
     "CogVideoXDDIMScheduler",
@@ -56,8 +39,6 @@ _FIRST_ORDER = (
 _MANY = ("num_images_per_prompt", "num_videos_per_prompt")
 # They name such an argument and do not heed it.
 _ONE_PER_PROMPT = ("AnimateDiff", "CogVideoX")
-# Its autoencoder attends over one video; several in a batch fail in diffusers itself.
-_ONE_AT_A_TIME = ("HunyuanVideo15Pipeline",)
 
 
 class PipelineSampler(BaseSampler):
@@ -86,6 +67,9 @@ class PipelineSampler(BaseSampler):
     >>> sampler.decode(finished).shape
     torch.Size([2, 3, 64, 64])
     """
+
+    _cache: Any = None  # config of a feature cache, and NFE of the steps of a run with it
+    _prices: tuple[float, ...] = ()
 
     def __init__(
         self,
@@ -136,6 +120,27 @@ class PipelineSampler(BaseSampler):
         else:
             ours = name in _FIRST_ORDER and self.path.order == 1
         return None if ours else name
+
+    def cached(self, cache: Any, prices: Sequence[float] = ()) -> Self:
+        """See `BaseSampler.cached`."""
+        features.check(self.pipe)
+        other = copy.copy(self)
+        other._cache, other._prices = features.config_of(cache), tuple(prices)
+        return other
+
+    def prices(self, levels: Sequence[int]) -> list[float]:
+        """NFE of each step of a run through these levels, measured on a micro-batch of its own."""
+        p = Population(
+            self.start(self.noise(torch.arange(self.batch_size), 0, "prior")), 0, torch.arange(self.batch_size)
+        )
+        trajectory = Trajectory(self, p, levels[1:], (), 0.0)
+        return self._shares(trajectory, levels[-1])
+
+    def cost(self, p: Population, until: int, through: Sequence[int] | None = None) -> int:
+        """See `BaseSampler.cost`; with features reused, what it is likely to be."""
+        steps = super().cost(p[:1], until, through)
+        known = (*self._prices, *[self._prices[-1] if self._prices else 1.0] * steps)
+        return math.ceil(len(p) * sum(known[:steps]))
 
     def stock(self, p: Population) -> Tensor | None:
         """What the pipeline itself, with its own solver, makes of one particle's initial noise.
@@ -204,7 +209,11 @@ class PipelineSampler(BaseSampler):
             return noise
         return float(self.path.alpha[0]) * self._clean + float(self.path.sigma[0]) * noise
 
-    def _denoise(self, trajectory: Trajectory, until: int) -> None:
+    def _denoise(self, trajectory: Trajectory, until: int) -> float:
+        return sum(self._shares(trajectory, until))
+
+    def _shares(self, trajectory: Trajectory, until: int) -> list[float]:
+        """Advance, and say of each step how much of the network it computed."""
         leg = Leg(self.path, trajectory.x, trajectory.i, trajectory, until)
         extra: dict[str, Any] = {}
         if self._listens:
@@ -214,18 +223,24 @@ class PipelineSampler(BaseSampler):
         if "mask_image" in self._accepts and "latents" in self._accepts:
             # Blends the image in, noised by what it takes for the initial noise: that has to be the same in every leg.
             extra["latents"] = self.noise(trajectory.particles.key, 0, "prior").to(self.device, self._dtype)
-        passes, start = self.model_passes, trajectory.i
+        passes, visited = self.model_passes, [trajectory.i, *trajectory.levels[:-1]]
         forget_features(self.pipe)
-        with self._installed(leg), self._counted(trajectory.rows), suppress(Reached):
+        reused = nullcontext() if self._cache is None else features.reused(self.pipe, self._cache, self.steps, visited)
+        with self._installed(leg), self._counted(trajectory.rows), reused as shares, suppress(Reached):
             self._call("latent", **extra)
         if self.model_passes == passes:  # no hooks in a compiled network
-            self.model_passes += trajectory.rows * (until - start)
+            self.model_passes += trajectory.rows * len(visited)
         if trajectory.i != until:
             raise ValueError(
                 f"{type(self.pipe).__name__} stopped at level {trajectory.i} of {until}: it skips steps of its "
                 "schedule, so it cannot be searched"
             )
         self.edits = self.edits or leg.edited
+        if shares is None:
+            return [1.0] * len(visited)
+        each = shares.of(len(visited))
+        self.model_passes = passes + round((self.model_passes - passes) * sum(each) / len(each))
+        return each
 
     def _decode(self, x: Tensor) -> Tensor:
         leg = Leg(self.path, x.to(self.device), self.steps, None, self.steps)
@@ -333,44 +348,6 @@ class PipelineSampler(BaseSampler):
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def one_at_a_time(pipe: Any) -> bool:
-    """Whether a pipeline can decode but one sample at a time."""
-    return type(pipe).__name__ in _ONE_AT_A_TIME
-
-
-def check_class(kind: type) -> dict[str, inspect.Parameter]:
-    """The parameters of such pipelines' call; ValueError where none of them can be searched."""
-    if kind.__name__.startswith("LTX2") or "audio_scheduler" in inspect.signature(kind).parameters:
-        raise ValueError(f"{kind.__name__} denoises two latents at once (video, audio), which cannot be searched yet")
-    accepts = dict(inspect.signature(kind.__call__).parameters)
-    if "num_inference_steps" not in accepts:
-        raise ValueError(f"{kind.__name__} has no num_inference_steps: it does not denoise step by step")
-    return accepts
-
-
-def check_arguments(pipe: Any, kwargs: dict[str, Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of the pipeline's call; ValueError where it, or an argument for it, cannot be searched."""
-    name = type(pipe).__name__
-    if not callable(pipe) or not hasattr(pipe, "scheduler"):
-        raise ValueError(f"pipe must be a diffusers pipeline with a scheduler, got {name}")
-    accepts = check_class(type(pipe))
-    if getattr(pipe, "free_init_enabled", False):
-        raise ValueError(f"{name} denoises several times with FreeInit on; call pipe.disable_free_init() first")
-    for given in kwargs:
-        if given in _OURS:
-            raise ValueError(f"{given} must not be among the pipeline's arguments: {_OURS[given]}")
-        if given not in accepts:
-            raise ValueError(
-                f"{name} takes no argument {given!r}; it takes {', '.join(k for k in accepts if k != 'self')}"
-            )
-        if given in _BY_INDEX and kwargs[given] not in (None, accepts[given].default):
-            raise ValueError(
-                f"{given} cannot be searched with: {name} applies it by the step's index in the call, and a search "
-                "calls it for parts of a trajectory"
-            )
-    return accepts
 
 
 def _stacked(samples: Any) -> Tensor:

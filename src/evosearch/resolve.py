@@ -10,7 +10,8 @@ from evosearch import models, searches
 from evosearch.budget import Budget, Pace, describe
 from evosearch.checks import whole_number
 from evosearch.declaration import Search, check_names, nfe_of, rewards_of, takes
-from evosearch.pipeline import PipelineSampler, check_arguments
+from evosearch.pipeline import PipelineSampler
+from evosearch.refusals import check_arguments
 from evosearch.sampler import BaseSampler
 from evosearch.types import Sampler
 
@@ -80,7 +81,7 @@ def batch_of(pipe: Any, algorithm: Search, knobs: Mapping[str, Any], budget: Any
     except ValueError:
         return most  # what is wrong is said where it is known for certain
 
-    def time(size: int) -> int:
+    def time(size: int) -> float:
         return sum(-(-wave.particles // size) * wave.steps for wave in waves) * (size + _PASS)
 
     return min(range(most, 0, -1), key=time)

@@ -12,7 +12,7 @@ from evosearch import models, rewards
 from evosearch.budget import Budget
 from evosearch.checks import differentiable, is_number, whole_number
 from evosearch.declaration import Search
-from evosearch.pipeline import check_class, one_at_a_time
+from evosearch.refusals import check_class, one_at_a_time
 from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
 from evosearch.result import Result
 from evosearch.rewards import TensorReward

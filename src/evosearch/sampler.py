@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -75,6 +76,8 @@ class BaseSampler(ABC):
     _graph = False  # whether to keep what a gradient needs
     # Set where the pipeline edits states between steps: then a step cannot be taken without the pipeline.
     edits = False
+    computed = 0
+    """NFE computed so far, by every call together."""
 
     def __init__(
         self, path: NoisePath, shape: Sequence[int], *, eta: float, seed: int, batch_size: int, device: torch.device
@@ -183,6 +186,26 @@ class BaseSampler(ABC):
         """NFE that `run` to this level will take."""
         return len(p) * (len(_levels(p.i, until, through)) - (p.x0 is not None and not self.edits))
 
+    def cached(self, cache: Any, prices: Sequence[float] = ()) -> Self:
+        """The same sampler, whose network takes features over from the step before.
+
+        Args:
+            cache: A name in `evosearch.features.NAMES`, or a cache config of diffusers.
+            prices: NFE of the first, second, ... step of a run, as `prices` has measured them; 1 without.
+
+        Raises:
+            ValueError: It has no such network.
+        """
+        del cache, prices
+        raise ValueError(
+            "draft_cache needs a pipeline whose network has diffusers' feature caches (enable_cache), and "
+            f"{type(self).__name__} has none; use draft_steps alone"
+        )
+
+    def prices(self, levels: Sequence[int]) -> list[float]:
+        """NFE of each step of a run through these levels; not counted."""
+        return [1.0] * (len(levels) - 1)
+
     def renoise(self, p: Population, level: int) -> Population:
         """Take particles back to a noisier level by the forward process; they get new noise from there on.
 
@@ -246,7 +269,8 @@ class BaseSampler(ABC):
             rows = list(range(len(batch))) + [len(batch) - 1] * (self.batch_size - len(batch))
             trajectory = Trajectory(self, batch[rows], levels, keep, eta, len(batch))
             with torch.set_grad_enabled(self._graph):
-                self._denoise(trajectory, levels[-1])
+                nfe = self._denoise(trajectory, levels[-1])
+            self.computed += math.ceil(len(batch) * nfe)
             ends.append(trajectory.result()[: len(batch)])
             stages.append({level: q[: len(batch)] for level, q in trajectory.kept.items()})
         return concat(*ends), {level: concat(*(stage[level] for stage in stages)) for level in stages[0]}
@@ -264,8 +288,8 @@ class BaseSampler(ABC):
         return nullcontext()
 
     @abstractmethod
-    def _denoise(self, trajectory: Trajectory, until: int) -> None:
-        """Advance one micro-batch up to a level, by the model's predictions."""
+    def _denoise(self, trajectory: Trajectory, until: int) -> float:
+        """Advance one micro-batch up to a level, by the model's predictions; returns a particle's NFE."""
 
     @abstractmethod
     def _decode(self, x: Tensor) -> Tensor:
@@ -304,10 +328,12 @@ class DenoiserSampler(BaseSampler):
         super().__init__(path, shape, eta=eta, seed=seed, batch_size=batch_size, device=torch.device("cpu"))
         self._denoiser, self._decoder = denoise, decode
 
-    def _denoise(self, trajectory: Trajectory, until: int) -> None:
+    def _denoise(self, trajectory: Trajectory, until: int) -> float:
+        steps = len(trajectory.levels)
         while (i := trajectory.i) < until:
             x0 = self._denoiser(trajectory.x, float(self.path.alpha[i]), float(self.path.sigma[i]))
             trajectory.advance(x0, None)
+        return steps
 
     def _decode(self, x: Tensor) -> Tensor:
         return self._decoder(x)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from evosearch import models
 from evosearch.budget import Budget, BudgetExhausted, Meter, Pace, describe
-from evosearch.declaration import Search, nfe_of
+from evosearch.declaration import Search, nfe_of, takes
+from evosearch.drafts import levels_of
+from evosearch.features import plain
 from evosearch.genome import replay
 from evosearch.metered import MeteredReward, MeteredSampler
 from evosearch.noise import seed_of
@@ -26,6 +28,7 @@ from evosearch.result import Gallery, Generation, Result, Scored
 from evosearch.rewards import TensorReward, scores
 from evosearch.sampler import BaseSampler
 from evosearch.scoring import score
+from evosearch.searches.schedules import drafts_and_finals
 from evosearch.selection import top
 from evosearch.store import RunFolder
 from evosearch.types import Genome, Population, Sampler, concat, pictures
@@ -78,6 +81,7 @@ class Session:
         noises = {int(p.id): p for p in (replay(genome, sampler, until=0) for genome in genomes)}
         self.sampler = MeteredSampler(sampler, self.meter, concat(*noises.values()) if noises else None, self._tick)
         self.reward = MeteredReward(reward, prompt, self.meter, self.sampler, self.gallery)
+        knobs = self._with_prices(knobs)
         self.knobs = knobs_of(algorithm, knobs, limits, sampler.steps, self.pace, price)
         self.waves = algorithm.waves(sampler.steps, **self.knobs) if hasattr(algorithm, "waves") else None
         self.total = limits.nfe if self.waves is None else nfe_of(self.waves)
@@ -96,6 +100,17 @@ class Session:
         samples = self.own.decode(predicted)
         scores(self._reward_of, samples, [self.prompt] * size)
         return Pace(size, denoised - start, time.perf_counter() - denoised, samples[0].nbytes)
+
+    def _with_prices(self, knobs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With what a step of a cached draft computes here, measured where drafts have a cache; not charged either."""
+        cache = knobs.get("draft_cache")
+        if cache is None or "draft_prices" in knobs or "draft_prices" not in takes(self.algorithm):
+            return knobs
+        drafts, _ = drafts_and_finals(self.own.steps, self.own.steps, knobs)
+        if drafts is None:  # what is wrong with that is said where knobs are checked
+            return knobs
+        levels = levels_of(self.own.steps, drafts)
+        return {**knobs, "draft_steps": drafts, "draft_prices": self.own.cached(cache).prices(levels)}
 
     def run(
         self,
@@ -267,7 +282,7 @@ def _settings(session: Session, budget: Any, given: Collection[str]) -> dict[str
     settings: dict[str, Any] = {
         "prompt": session.prompt,
         "algorithm": session.algorithm.__name__,
-        "knobs": defaults_of(session.algorithm) | session.knobs,
+        "knobs": {name: plain(value) for name, value in (defaults_of(session.algorithm) | session.knobs).items()},
         "budget": describe(session.meter.budget),
         "asked": None if budget is None else str(budget),
         "steps": own.steps,

@@ -248,6 +248,19 @@ class Sampler(Protocol):
         """NFE that `run` to this level will take."""
         ...
 
+    def cached(self, cache: Any, prices: Sequence[float] = ()) -> Sampler:
+        """The same sampler, whose network takes features over from the step before; ValueError where none can."""
+        ...
+
+    def prices(self, levels: Sequence[int]) -> list[float]:
+        """NFE of each step of a run through these levels, measured; not counted."""
+        ...
+
+    @property
+    def computed(self) -> int:
+        """NFE computed so far, by every call together."""
+        ...
+
     def renoise(self, p: Population, level: int) -> Population:
         """Take particles back to a noisier level by fresh noise."""
         ...

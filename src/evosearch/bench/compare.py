@@ -17,7 +17,7 @@ from evosearch import models
 from evosearch.bench.cells import Cells, fingerprint
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import FEWEST, Pairs, clustered_mean, paired
-from evosearch.pipeline import check_class
+from evosearch.refusals import check_class
 from evosearch.resolve import algorithm_of
 from evosearch.rewards import load as load_reward
 from evosearch.rewards.shapes import EXACT

@@ -2,13 +2,13 @@
 
 After Flash-BoN (arXiv:2607.04461) and CachedSearch (arXiv:2607.23159). Differs from the papers:
 - any search drafts, not best-of-N alone;
-- drafts take fewer steps instead of cached features;
+- drafts take fewer steps, and reuse features (``draft_cache``) where they are told to;
 - a winner that was bred on the way goes on from the state at which it was bred, and is not drawn again from its noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from evosearch.checks import whole_number
-from evosearch.declaration import Search, Wave, check_names, search
+from evosearch.declaration import Search, Wave, check_names, nfe_of, search
 from evosearch.drafts import drafted
-from evosearch.searches.schedules import drafts_and_finals, finishing
+from evosearch.searches.schedules import drafts_and_finals, finishing, price_of, priced
 from evosearch.types import Population, Reward, Sampler
+
+_DRAFTING = ("draft_steps", "finals", "rungs", "draft_cache", "draft_prices")
 
 
 def _inner(name: Any, knobs: dict[str, Any]) -> Search:
@@ -32,18 +34,29 @@ def _inner(name: Any, knobs: dict[str, Any]) -> Search:
     return inner
 
 
-def _waves(steps: int, *, of: str = "best_of_n", draft_steps: int, finals: int, **knobs: Any) -> list[Wave]:
+def _waves(
+    steps: int,
+    *,
+    of: str = "best_of_n",
+    draft_steps: int,
+    finals: int,
+    rungs: int = 1,
+    draft_cache: Any = None,
+    draft_prices: Sequence[float] | None = None,
+    **knobs: Any,
+) -> list[Wave]:
     knobs.pop("eta", None)
-    finished = finishing(steps, whole_number("draft_steps", draft_steps, 1), finals)
-    return [*_inner(of, knobs).waves(draft_steps, **knobs), *finished]
+    drafting: dict[str, Any] = {"rungs": rungs, "draft_cache": draft_cache, "draft_prices": draft_prices}
+    finished = finishing(steps, whole_number("draft_steps", draft_steps, 1), finals, **drafting)
+    return [*priced(_inner(of, knobs).waves(draft_steps, **knobs), draft_prices), *finished]
 
 
-def _least(steps: int, *, of: str = "best_of_n", draft_steps: int, finals: int, **knobs: Any) -> list[Wave]:
+def _least(steps: int, *, of: str = "best_of_n", draft_steps: int, **knobs: Any) -> list[Wave]:
     """Less where what the search finds decides how much it asks for, and where there is little to finish."""
-    del finals
-    knobs.pop("eta", None)
-    found = _inner(of, knobs).nfe(draft_steps, **knobs)
-    return [Wave(1, found[0] if isinstance(found, tuple) else found), Wave(1, steps)]
+    cached = knobs.get("draft_cache") is not None
+    inner = {name: value for name, value in knobs.items() if name not in (*_DRAFTING, "eta")}
+    found = _inner(of, inner).nfe(draft_steps, **inner)
+    return [Wave(1, 1 if cached else found[0] if isinstance(found, tuple) else found), Wave(1, steps)]
 
 
 def _fit(steps: int, budget: int, *, of: str = "best_of_n", **given: Any) -> dict[str, Any]:
@@ -53,8 +66,10 @@ def _fit(steps: int, budget: int, *, of: str = "best_of_n", **given: Any) -> dic
     def fitted(nfe: int) -> dict[str, Any]:
         drafts, finals = drafts_and_finals(steps, nfe, given)
         own = {"draft_steps": drafts, "finals": finals}
-        knobs = {name: value for name, value in given.items() if name not in (*own, "eta")}
-        found = own | _inner(of, knobs).fit(drafts, nfe - finals * steps, **knobs)
+        knobs = {name: value for name, value in given.items() if name not in (*_DRAFTING, "eta")}
+        assert drafts is not None
+        room = (nfe - finals * steps) * drafts / price_of(drafts, given.get("draft_prices"))  # in steps of a draft
+        found = own | _inner(of, knobs).fit(drafts, int(room), **knobs)
         return {name: value for name, value in found.items() if name not in given}
 
     def fits(nfe: int) -> bool:
@@ -79,6 +94,9 @@ def drafts(
     of: str = "best_of_n",
     draft_steps: int,
     finals: int,
+    rungs: int = 1,
+    draft_cache: Any = None,
+    draft_prices: Sequence[float] | None = None,
     eta: float | None = 0.0,
     **knobs: Any,
 ) -> Iterator[Population]:
@@ -96,12 +114,26 @@ def drafts(
             it is fitted to a budget.
         finals: How many whole samples' NFE finish the best drafts; a fifth of a budget. What was bred late goes on
             from where it was bred, so that more than so many may be finished.
+        rungs: Of successive halving between drafts and samples, see `evosearch.drafts.drafted`.
+        draft_cache: Let the network of drafts reuse features: ``first_block``, ``taylor_seer`` or a cache config of
+            diffusers; drafts then have half the steps unless told otherwise.
+        draft_prices: NFE of the first, second, ... step of such a draft; measured by a run that is not told.
         eta: 0 = ODE, 1 = ancestral SDE.
         **knobs: The search's own.
 
     Yields:
         The best draft so far, as the state that it was bred at; winners, once they are finished.
     """
-    _waves(sampler.steps, of=of, draft_steps=draft_steps, finals=finals, **knobs)
-    explore, room = partial(_inner(of, knobs), eta=eta, **knobs), finals * sampler.steps
-    yield from drafted(explore, sampler, reward, rng, steps=draft_steps, room=room)
+    drafting: dict[str, Any] = {"rungs": rungs, "draft_cache": draft_cache, "draft_prices": draft_prices}
+    waves = _waves(sampler.steps, of=of, draft_steps=draft_steps, finals=finals, **drafting, **knobs)
+    explore = partial(_inner(of, knobs), eta=eta, **knobs)
+    yield from drafted(
+        explore,
+        sampler,
+        reward,
+        rng,
+        steps=draft_steps,
+        room=nfe_of(waves[-1:]),
+        explores=nfe_of(waves[:-1]),
+        **drafting,
+    )

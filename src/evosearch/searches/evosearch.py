@@ -38,7 +38,7 @@ from evosearch.declaration import Wave, nfe_of, search
 from evosearch.drafts import drafted
 from evosearch.mutation import mutate
 from evosearch.scoring import preview, score
-from evosearch.searches.schedules import by_budget, finishing, going_on, in_words, is_by_budget, regime
+from evosearch.searches.schedules import by_budget, finishing, going_on, in_words, is_by_budget, priced, regime
 from evosearch.selection import survivors, top
 from evosearch.selection import tournament as tournament_of
 from evosearch.types import Population, Reward, Sampler, concat
@@ -46,10 +46,20 @@ from evosearch.types import Population, Reward, Sampler, concat
 _MUTATIONS = ("level_preserving", "additive", "renoise")
 
 
-def waves_of(steps: int, *, draft_steps: int | None = None, finals: int = 0, **knobs: Any) -> list[Wave]:
+def waves_of(
+    steps: int,
+    *,
+    draft_steps: int | None = None,
+    finals: int = 0,
+    rungs: int = 1,
+    draft_cache: Any = None,
+    draft_prices: Sequence[float] | None = None,
+    **knobs: Any,
+) -> list[Wave]:
     """What is explored, generation by generation, and what is finished; ValueError where knobs do not go together."""
-    finished = finishing(steps, draft_steps, finals)
-    explored = _explored(draft_steps or steps, **knobs)
+    drafting: dict[str, Any] = {"rungs": rungs, "draft_cache": draft_cache, "draft_prices": draft_prices}
+    finished = finishing(steps, draft_steps, finals, **drafting)
+    explored = priced(_explored(draft_steps or steps, **knobs), draft_prices)
     if finals > knobs["sizes"][0]:
         raise ValueError(f"finals must be at most the first of sizes, {knobs['sizes'][0]}, got {finals}")
     return [*explored, *finished]
@@ -148,6 +158,9 @@ def evosearch(
     child_eta: float | None = None,
     draft_steps: int | None = None,
     finals: int = 0,
+    rungs: int = 1,
+    draft_cache: Any = None,
+    draft_prices: Sequence[float] | None = None,
     eta: float | None = 0.0,
 ) -> Iterator[Population]:
     """Evolve noises first, then states further and further along the trajectory.
@@ -180,6 +193,10 @@ def evosearch(
             samples by default.
         finals: With drafts, how many whole samples' NFE finish the best of them. What was bred late goes on from
             where it was bred, so that more than so many may be finished.
+        rungs: With drafts, of successive halving between them and samples, see `evosearch.drafts.drafted`.
+        draft_cache: Let the network of drafts reuse features: ``first_block``, ``taylor_seer`` or a cache config of
+            diffusers; drafts then have half the steps unless told otherwise.
+        draft_prices: NFE of the first, second, ... step of such a draft; measured by a run that is not told.
         eta: 0 = ODE, 1 = ancestral SDE as in the paper.
 
     Yields:
@@ -191,10 +208,20 @@ def evosearch(
         "parents": parents, "mutation": mutation, "span": span, "inherit_noise": inherit_noise, "look": look,
         "finish": finish, "child_eta": child_eta,
     }  # fmt: skip
-    waves_of(sampler.steps, draft_steps=draft_steps, finals=finals, **knobs)
+    drafting: dict[str, Any] = {"rungs": rungs, "draft_cache": draft_cache, "draft_prices": draft_prices}
+    waves = waves_of(sampler.steps, draft_steps=draft_steps, finals=finals, **drafting, **knobs)
     if draft_steps is not None:
-        explore, room = partial(evosearch, eta=eta, **knobs), finals * sampler.steps
-        yield from drafted(explore, sampler, reward, rng, steps=draft_steps, room=room)
+        explore = partial(evosearch, eta=eta, **knobs)
+        yield from drafted(
+            explore,
+            sampler,
+            reward,
+            rng,
+            steps=draft_steps,
+            room=nfe_of(waves[-1:]),
+            explores=nfe_of(waves[:-1]),
+            **drafting,
+        )
         return
     levels = sorted(set(schedule))
     pools: dict[int, Population] = {}  # all states seen at a level, with their final rewards

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from evosearch.checks import whole_number, whole_numbers
+from evosearch.checks import above_zero, whole_number, whole_numbers
 from evosearch.declaration import Wave, nfe_of
-from evosearch.drafts import levels_of
+from evosearch.drafts import latest
 
 Waves = Callable[..., list[Wave]]
 
-DRAFT = 0.25
-"""Steps of a draft, as a share of all."""
+DRAFT, CACHED_DRAFT = 0.25, 0.5
+"""Steps of a draft, as a share of all; of one whose network reuses features."""
 FINISHED = 0.2
 """Share of the NFE that finishes winners."""
 LEVELS = (0.4, 0.6, 0.8)
@@ -31,9 +32,9 @@ def is_by_budget(steps: int, given: Collection[str]) -> bool:
     return steps >= _FEWEST_STEPS and not _OF_THE_PAPER.intersection(given)
 
 
-def explored(steps: int, room: int) -> float:
+def explored(nfe: float, room: int) -> float:
     """Share of the NFE for exploring that goes into new noises: that of 7 of them, and three tenths at the least."""
-    return min(1.0, max(_EXPLORED * steps / room, _LEAST_EXPLORED))
+    return min(1.0, max(_EXPLORED * nfe / room, _LEAST_EXPLORED))
 
 
 def regime(share: float) -> str:
@@ -58,6 +59,7 @@ def in_words(
     """What a schedule comes to."""
     first, look, explores = sizes[0], knobs.get("look"), draft_steps or steps
     found = _many(first, "sample") if draft_steps is None else f"{first} drafts in {draft_steps} of {steps} steps"
+    found += ", features reused" if knobs.get("draft_cache") is not None else ""
     if look is not None:
         found += f", looked at after {look} of {explores} steps, {going_on(first, knobs.get('finish'))} finished"
     if schedule:
@@ -102,12 +104,12 @@ def by_budget(name: str, waves: Waves) -> Callable[..., dict[str, Any]]:
             except ValueError:  # too small a budget for a generation
                 return _sampled(budget // steps)
         drafts, finals = drafts_and_finals(steps, budget, given)
-        explores = drafts or steps
-        room = budget - finals * steps
-        if drafts and room < 2 * drafts:  # nothing to choose from
+        explores, prices = drafts or steps, given.get("draft_prices")
+        room, each = budget - finals * steps, price_of(explores, prices)
+        if drafts and room < 2 * each:  # nothing to choose from
             return _sampled(budget // steps)
-        first = int(explored(explores, room) * room) // explores
-        schedule, broods = _broods(explores, room - first * explores)
+        first = int(explored(each, room) * room / each)
+        schedule, broods = _broods(explores, int(room - first * each), prices)
         elites = whole_number("elites", given.get("elites", 0), 0)
         knobs: dict[str, Any] = {**BREEDING, "draft_steps": drafts, "finals": finals, "elites": elites}
         if "tournament" in given:
@@ -120,43 +122,72 @@ def by_budget(name: str, waves: Waves) -> Callable[..., dict[str, Any]]:
 
 def drafts_and_finals(steps: int, budget: int, given: Mapping[str, Any]) -> tuple[int | None, int]:
     """Steps of a draft, and how many samples' worth finishes winners; none and 0 where the user wants no drafts."""
-    drafts = given.get("draft_steps", min(steps, max(_FEWEST_DRAFT_STEPS, round(DRAFT * steps))))
+    part = DRAFT if given.get("draft_cache") is None else CACHED_DRAFT
+    drafts = given.get("draft_steps", min(steps, max(_FEWEST_DRAFT_STEPS, round(part * steps))))
     if drafts is None:
         return None, 0
     finals = given.get("finals", max(1, round(FINISHED * budget / steps)))
     return whole_number("draft_steps", drafts, 1), whole_number("finals", finals, 1)
 
 
-def finishing(steps: int, draft_steps: int | None, finals: int) -> list[Wave]:
-    """The wave that finishes winners, none without drafts; ValueError where the two do not go together.
+def finishing(
+    steps: int,
+    draft_steps: int | None,
+    finals: int,
+    *,
+    rungs: int = 1,
+    draft_cache: Any = None,
+    draft_prices: Sequence[float] | None = None,
+) -> list[Wave]:
+    """The wave that finishes winners, none without drafts; ValueError where these knobs do not go together.
 
     It is so many whole samples' NFE. What was bred last takes the fewest steps, so that most are scored.
     """
     if draft_steps is None:
-        if finals:
-            raise ValueError(f"finals goes with draft_steps, whose winners it finishes; got finals={finals} alone")
+        for name, value in (("finals", finals), ("draft_cache", draft_cache), ("draft_prices", draft_prices)):
+            if value:
+                raise ValueError(f"{name} goes with draft_steps, the drafts that it is for; got {name}={value!r} alone")
         return []
+    if draft_prices and draft_cache is None:
+        raise ValueError(f"draft_prices goes with draft_cache, whose steps they are; got {list(draft_prices)} alone")
     if whole_number("draft_steps", draft_steps, 1) > steps:
         raise ValueError(f"draft_steps must be at most {steps}, the steps of sampling, got {draft_steps}")
-    late = steps - levels_of(steps, draft_steps)[-2]
-    return [Wave(whole_number("finals", finals, 1), steps, scores=-(-steps // late))]
+    scores = sum(steps / late for late in latest(steps, draft_steps, whole_number("rungs", rungs, 1))) / rungs
+    return [Wave(whole_number("finals", finals, 1), steps, scores=math.ceil(scores))]
+
+
+def priced(waves: Sequence[Wave], prices: Sequence[float] | None) -> list[Wave]:
+    """Waves of drafts at what their steps cost, those beyond the prices known as much as the last of them."""
+    if not prices:
+        return list(waves)
+    return [wave._replace(steps=price_of(wave.steps, prices)) for wave in waves]
+
+
+def price_of(steps: float, prices: Sequence[float] | None) -> float:
+    """NFE of a draft's so many steps."""
+    if not prices:
+        return steps
+    for price in prices:
+        above_zero("draft_prices", price)
+    return sum([*prices, *[prices[-1]] * int(steps)][: int(steps)])
 
 
 def _sampled(n: int) -> dict[str, Any]:
     return {"schedule": [], "sizes": [n]}
 
 
-def _broods(steps: int, room: int) -> tuple[list[int], list[int]]:
+def _broods(steps: int, room: int, prices: Sequence[float] | None) -> tuple[list[int], list[int]]:
     """The level and the size of each generation; sizes of one level differ by one at the most."""
     levels = [round(level * steps) for level in LEVELS]
-    brood = max(_BROOD, sum(room // len(levels) // (steps - level) for level in levels) // _GENERATIONS)
+    each = [price_of(steps - level, prices) for level in levels]
+    brood = max(_BROOD, sum(int(room // len(levels) / nfe) for nfe in each) // _GENERATIONS)
     schedule, sizes = list[int](), list[int]()
-    for k, level in enumerate(levels):
-        children = room // (len(levels) - k) // (steps - level)
+    for k, (level, nfe) in enumerate(zip(levels, each, strict=True)):
+        children = int(room // (len(levels) - k) / nfe)
         generations = max(children // brood, min(children, 1))
         schedule += [level] * generations
         sizes += [children * (g + 1) // generations - children * g // generations for g in range(generations)]
-        room -= children * (steps - level)
+        room -= math.ceil(children * nfe)
     return schedule, sizes
 
 
