@@ -174,6 +174,28 @@ def heritability(
 
 
 @app.command()
+def drafts(
+    out: Results = Path("runs/drafts"),
+    model: Model = "shapes-flow",
+    part: Part = "0/1",
+    table: Table = False,
+    threads: Threads = 1,
+    dtype: Precision = "float32",
+) -> None:
+    """What drafts in fewer steps, or with features reused, foretell of their samples; resumes by cell."""
+    from evosearch.bench import drafts as recipe
+
+    if not table:
+        share, todo = _begin(part, threads, dtype), recipe.all_cells(model)
+        _say_bill(recipe, todo, out, model, "prompts")
+        for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
+            typer.echo(cell.prompt)
+    rows = _results(out)
+    for reward in recipe.REWARDS:
+        typer.echo(f"\n{reward}:\n{recipe.table(rows, reward)}")
+
+
+@app.command()
 def claims(out: Results = Path("runs/claims"), table: Table = False, workers: Workers = None) -> None:
     """What the papers say of their searches, on the toy mixture: a difference and its interval for each claim."""
     from evosearch.bench import claims as recipe

@@ -134,7 +134,7 @@ def families(sampler: Sampler, rewards: Mapping[str, TensorReward], prompt: str)
         children's ``parents`` as numbers, and the rewards of ``children`` by name. All parents have one child of each
         kind, then the best more.
     """
-    judged = _judge(sampler, rewards, prompt)
+    judged = judge(sampler, rewards, prompt)
     rng = torch.Generator().manual_seed(0)
     eta: float = getattr(sampler, "eta", 0.0)
     found = kinds(sampler.steps, eta)
@@ -165,7 +165,7 @@ def _draft(noises: Population, sampler: Sampler, steps: int) -> Population:
     return sampler.run(noises, sampler.steps, through=foreseen(0, sampler.steps, steps))[0]
 
 
-def _judge(
+def judge(
     sampler: Sampler, rewards: Mapping[str, TensorReward], prompt: str
 ) -> Callable[[Population], dict[str, list[float]]]:
     """Rewards of finished particles, or of what predicted ones are coming to, by name."""
@@ -214,15 +214,15 @@ def inherited(rows: Sequence[dict[str, Any]], reward: str, eta: float, kind: Kin
     parents, children = np.concatenate(pairs).T
     slope = float(np.cov(parents, children)[0, 1] / parents.var(ddof=1))
     residual = children - slope * parents
-    return Inherited(clustered(pairs, _correlation), slope, float(residual.std()), float(np.mean(ahead)))
+    return Inherited(clustered(pairs, correlation), slope, float(residual.std()), float(np.mean(ahead)))
 
 
 def _brood(row: dict[str, Any], kind: Kind) -> dict[str, Any] | None:
     return next((b for b in row["children"] if (b["level"], b["rate"]) == (kind.level, kind.rate)), None)
 
 
-def _correlation(pairs: Sequence[np.ndarray]) -> float:
-    """Of prompts' pairs, each in its own units; 0 where the children are all alike."""
+def correlation(pairs: Sequence[np.ndarray]) -> float:
+    """Of prompts' pairs (n, 2), each in its own units; 0 where the second ones are all alike."""
     parents, children = np.concatenate(pairs).T
     return float(np.corrcoef(parents, children)[0, 1]) if children.std() > 0 else 0.0
 
@@ -264,8 +264,13 @@ def _told(rows: Sequence[dict[str, Any]], reward: str, eta: float, kind: str, ke
         for row in rows
         if row["eta"] == eta and key in row[kind]
     ]
+    return told(seen)
+
+
+def told(seen: Sequence[np.ndarray]) -> str:
+    """The correlation within prompts of finished samples' rewards and what went before, (n, 2) each, in words."""
     pairs = [(pair - pair.mean(0)) / pair[:, 0].std() for pair in seen if pair[:, 0].std() > 0]
     if not pairs:
         return ""
-    r, low, high = clustered(pairs, _correlation)
+    r, low, high = clustered(pairs, correlation)
     return f"{r:.2f} ({low:.2f} to {high:.2f})"
