@@ -39,6 +39,7 @@ ALLOWED = {
     "searches": {"types", "checks", "declaration", *OPERATORS, "drafts", "searches"},
     "rewards": {"types", "checks", "shapes", "rewards"},
     "shapes": set(),
+    "prompts": set(),
 }
 
 

@@ -115,6 +115,17 @@ def test_several_prompts_get_a_folder_each():
     assert result.stdout.count("best reward") == 3
 
 
+def test_prompts_of_a_set_keep_what_it_says_of_them():
+    rows = [{"prompt": "a blue star", "tag": "colors", "include": []}] * 2
+    Path("set.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told = evosearch("generate", "a red star", "--prompts", "set.jsonl", *QUICK, "--out", "three").stderr
+    assert told.splitlines()[0] == "note: 1 of 3 prompts came before and is searched again"
+    assert "prompt_set" not in manifest_of("three/0000")["settings"]
+    for k, row in enumerate(rows):
+        told = manifest_of(f"three/{k + 1:04d}")["settings"]["prompt_set"]
+        assert told == {"source": "set.jsonl", "place": k, "of": 2, "entry": row}
+
+
 def test_stop_at_ends_early():
     evosearch("generate", "a blue star", "--steps", "2", "--budget", "40x", "--algorithm", "best_of_n",
               "--batch-size", "4", "--stop-at", "-1", "--out", "early")  # fmt: skip

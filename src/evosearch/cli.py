@@ -90,7 +90,7 @@ def generate(
         list[str] | None, typer.Argument(metavar="PROMPT", help="What to generate; each is searched by itself.")
     ] = None,
     *,
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="More prompts, one a line.")] = None,
+    prompts: Annotated[str | None, typer.Option(metavar="FILE", help="More: txt, csv, json, hub dataset.")] = None,
     model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = _DEFAULT,
     reward: Annotated[
         list[str] | None, typer.Option(metavar="NAME[=WEIGHT]", help="What to maximise; several are added up.")
@@ -140,6 +140,9 @@ def generate(
     memory = {"dtype": dtype, "offload": offload, "quantize": quantize, "vae_tiling": vae_tiling}
     shared |= {"held_out": held_out or (), "stop_at": stop_at, "warm_start": warm_start}
     folder = out or _next_folder()
+    if (again := len(texts) - len({*texts})) and not quiet:
+        verb = "is" if again == 1 else "are"
+        typer.echo(f"note: {again:,} of {len(texts):,} prompts came before and {verb} searched again", err=True)
     folders = [folder] if len(texts) == 1 else [folder / f"{k:04d}" for k in range(len(texts))]
     if dry_run:
         return _dry_run(model, texts, folders, memory, shared)
@@ -200,18 +203,13 @@ def _dry_run(model: str, texts: list[str], folders: list[Path], memory: dict[str
     typer.echo(f"disk     {sum(e.disk for e in each) / 2**20:>10,.0f} MiB")
 
 
-def _prompts(given: list[str], file: Path | None) -> list[str]:
-    lines: list[str] = []
-    if file is not None:
-        if not file.is_file():
-            raise ValueError(f"--prompts must be a text file with one prompt a line, but there is no file {file}")
-        try:
-            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"--prompts must be a text file in UTF-8, but {file} is not ({error.reason})") from None
-    if not given and not lines:
+def _prompts(given: list[str], source: str | None) -> list[str]:
+    from evosearch.prompts import read
+
+    texts = [*given, *(read(source) if source is not None else [])]
+    if not texts:
         raise ValueError("give at least one prompt, or a file of them by --prompts")
-    return [*given, *lines]
+    return texts
 
 
 def _reward(given: list[str] | None, model: str) -> Any:

@@ -12,6 +12,7 @@ from evosearch import models, rewards
 from evosearch.budget import Budget
 from evosearch.checks import differentiable, is_number, whole_number
 from evosearch.declaration import Search
+from evosearch.prompts import Prompt
 from evosearch.refusals import check_class, one_at_a_time
 from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
 from evosearch.result import Result
@@ -47,7 +48,8 @@ def search(
 
     Args:
         pipe: A diffusers pipeline, a `Sampler`, a bundled model's name, a folder or a hub id.
-        prompt: What to generate; a list of prompts gives a list of results.
+        prompt: What to generate; a list of prompts gives a list of results. Those of `evosearch.prompts.read` leave
+            in the manifest what their file says of them.
         reward: What to maximise: a name, a callable, or ``{name: weight}``; see `evosearch.rewards`.
         algorithm: A name in `evosearch.searches`, or a generator function.
         budget: A `Budget`, NFE as a number, ``"20x"`` (times one sample's NFE) or ``"60s"``. Without one, what the
@@ -86,7 +88,7 @@ def search(
     results: list[Result] = []
     for text, path in zip(prompts, folders, strict=True):
         session = _session(
-            pipe, text, asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
+            pipe, str(text), asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
             pipeline_kwargs=pipeline_kwargs, thumbnail=_THUMBNAIL if path is not None else 0,
         )  # fmt: skip
         session.settings |= {
@@ -95,6 +97,8 @@ def search(
             "stop_at": stop_at,
             "warm_start": None if warm_start is None else Path(warm_start).name,
         }
+        if isinstance(text, Prompt):
+            session.settings["prompt_set"] = text.origin
         folder = None if path is None else RunFolder(path, session.settings)
         results.append(session.run(asked.judges, folder, stop_at=stop_at, progress=progress))
     return results[0] if isinstance(prompt, str) else results
