@@ -40,6 +40,7 @@ ALLOWED = {
     "rewards": {"types", "checks", "shapes", "rewards"},
     "shapes": set(),
     "prompts": set(),
+    "suites": {"store", "strict_json", "progress", "suites"},
 }
 
 

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from evosearch.bench.cli import app as bench
 from evosearch.progress import hush, printable
+from evosearch.suites.cli import export, import_scores
 
 if TYPE_CHECKING:
     from evosearch.result import Result
@@ -298,6 +299,8 @@ def demo(
 
 
 app.add_typer(bench, name="bench")
+app.command(no_args_is_help=True)(export)
+app.command("import-scores", no_args_is_help=True)(import_scores)
 
 
 @app.command("list")

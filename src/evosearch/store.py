@@ -160,18 +160,18 @@ def whole(path: Path) -> Generator[Path]:
         raise
 
 
-def check_free(path: Path) -> None:
-    """ValueError where a run folder cannot be made here; nothing is made."""
+def check_free(path: Path, what: str = "run folder") -> None:
+    """ValueError where a folder cannot be made here; nothing is made."""
     try:
         if path.is_dir() and next(path.iterdir(), None) is not None:
             holds = "a run" if (path / "manifest.json").exists() else "files"
-            raise ValueError(f"run folder must be new or empty, but {path} holds {holds}; name another or remove it")
+            raise ValueError(f"{what} must be new or empty, but {path} holds {holds}; name another or remove it")
     except OSError as error:
-        raise ValueError(f"run folder {path} cannot be made ({error.strerror}); name another") from error
+        raise ValueError(f"{what} {path} cannot be made ({error.strerror}); name another") from error
     parent = next(folder for folder in (path, *path.parents) if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         why = "is not writable" if parent.is_dir() else "is no folder"
-        raise ValueError(f"run folder {path} cannot be made ({parent} {why}); name another")
+        raise ValueError(f"{what} {path} cannot be made ({parent} {why}); name another")
 
 
 def _claim(path: Path) -> list[Path]:
