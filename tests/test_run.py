@@ -1,6 +1,7 @@
 """search(): what comes out, what it costs, and what is refused."""
 
 import time
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -353,6 +354,54 @@ def test_a_reward_that_fails_at_first_is_not_given_up():
     result = toy.found(reward=slow_to_start, algorithm="best_of_n", budget="20x")
     assert result.invalid == 12
     assert result.cost.reward_calls == 20
+
+
+def gappy(share, allow_missing):
+    """Brightness, missing for so many of a hundred samples, evenly spread."""
+    seen = 0
+
+    def reward(samples, prompts):
+        nonlocal seen
+        numbers = torch.arange(seen, seen + len(samples))
+        seen += len(samples)
+        return torch.where(numbers * share % 100 < share, torch.nan, toy.bright(samples, prompts))
+
+    reward.allow_missing = allow_missing
+    return reward
+
+
+@pytest.mark.parametrize(
+    ("share", "allowed", "ends"), [(4, 0.05, False), (6, 0.05, True), (50, 1.0, False), (1, 0, False)]
+)
+def test_a_reward_may_be_missing_for_as_many_as_it_allows_or_for_one(share, allowed, ends):
+    reward = gappy(share, allowed)
+    for asked in (reward, {reward: 2.0, toy.bright: 1.0}):
+        search = partial(toy.found, reward=asked, algorithm="best_of_n", budget="100x")
+        if ends:
+            with pytest.raises(
+                es.InvalidReward, match=f"for {share} of 100 samples of 'bright', and allow_missing=0.05"
+            ):
+                search()
+        else:
+            assert search().invalid == share
+
+
+def test_a_search_ends_on_its_way_once_too_many_rewards_are_missing_for_all_that_is_planned():
+    with pytest.raises(es.InvalidReward, match=r"nothing finite for 10\d of 20\d samples") as ended:
+        toy.found(reward=gappy(50, 0.1), algorithm="best_of_n", budget="1000x")
+    assert "allow more" in str(ended.value)
+
+
+def test_a_bad_start_ends_no_search_whose_plan_makes_up_for_it():
+    seen = 0
+
+    def late(samples, prompts):
+        nonlocal seen
+        seen += len(samples)
+        return toy.bright(samples, prompts) if seen > 4 else torch.full((len(samples),), torch.nan)
+
+    late.allow_missing = 0.01
+    assert toy.found(reward=late, algorithm="best_of_n", budget="400x").invalid == 4
 
 
 def test_a_reward_that_always_fails_does_not_spend_the_budget():

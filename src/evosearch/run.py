@@ -74,7 +74,7 @@ def search(
 
     Raises:
         ValueError: An argument is wrong; nothing has been written then.
-        InvalidReward: No particle got a finite reward.
+        InvalidReward: No particle got a finite reward, or more have none than the reward allows (``allow_missing``).
 
     >>> import evosearch as es
     >>> result = es.search("shapes-diffusion", "two red circles", "shapes", budget="5x", steps=4, progress=False)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from evosearch import models
 from evosearch.budget import Budget, BudgetExhausted, Meter, Pace, describe
-from evosearch.declaration import Search, nfe_of, takes
+from evosearch.declaration import Search, nfe_of, rewards_of, takes
 from evosearch.drafts import levels_of
 from evosearch.features import plain
 from evosearch.genome import replay
@@ -25,7 +25,7 @@ from evosearch.noise import seed_of
 from evosearch.progress import Bar
 from evosearch.resolve import budget_of, defaults_of, knobs_of
 from evosearch.result import Gallery, Generation, Result, Scored
-from evosearch.rewards import TensorReward, scores
+from evosearch.rewards import TensorReward, allowed_missing, scores
 from evosearch.sampler import BaseSampler
 from evosearch.scoring import score
 from evosearch.searches.schedules import drafts_and_finals
@@ -34,10 +34,11 @@ from evosearch.store import RunFolder
 from evosearch.types import Genome, Population, Sampler, concat, pictures
 
 _HOPELESS = 64  # samples without one finite reward, after which there will be none
+_TELLING = 200  # samples at the least, before the share of missing rewards ends a search on its way
 
 
 class InvalidReward(ValueError):
-    """The reward gave nothing finite for any particle."""
+    """The reward gave nothing finite for any particle, or for fewer than it promises (``allow_missing``)."""
 
 
 class Session:
@@ -129,7 +130,7 @@ class Session:
             progress: Show a progress bar.
 
         Raises:
-            InvalidReward: No particle got a finite reward.
+            InvalidReward: No particle got a finite reward, or more have none than the reward allows.
         """
         status, verdicts, stock = "failed", dict[str, list[float]](), None
         try:
@@ -170,12 +171,24 @@ class Session:
                 best = self.gallery.best
                 if self.reward.invalid == self.meter.reward_calls >= _HOPELESS:
                     break
+                if self._missed(max(self.meter.reward_calls, rewards_of(self.waves or ()), _TELLING)):
+                    break
                 if stop_at is not None and best is not None and best.reward >= stop_at:
                     break
         if self.gallery.best is None:
             if self.reward.invalid or not self.meter.budget.time:
                 raise self._nothing()
             self._finish()  # the clock ended the search before its first sample
+        if self._missed(self.meter.reward_calls):
+            raise InvalidReward(
+                f"the reward gave nothing finite for {self.reward.invalid} of {self.meter.reward_calls} samples of "
+                f"{self.prompt!r}, and allow_missing={allowed_missing(self._reward_of):g} is its limit; look into what "
+                "fails, or allow more"
+            )
+
+    def _missed(self, samples: int) -> bool:
+        """Whether more rewards are missing than may be of so many; a single one may always be."""
+        return self.reward.invalid > max(1, allowed_missing(self._reward_of) * samples)
 
     def _record(self, p: Population, folder: RunFolder | None) -> None:
         if p.i < self.own.steps:

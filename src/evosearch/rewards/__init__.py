@@ -113,6 +113,7 @@ class Weighted:
         self._parts = parts
         self.differentiable = all(getattr(part, "differentiable", False) for part, _ in parts)
         self.usd_per_call = sum(float(getattr(part, "usd_per_call", 0.0)) for part, _ in parts)
+        self.allow_missing = min((allowed_missing(part) for part, _ in parts), default=1.0)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples (N, [F,] 3, H, W); returns (N,)."""
@@ -135,6 +136,11 @@ def check(reward: TensorReward, prompt: str, video: bool | None = None) -> None:
     """
     if hasattr(reward, "check"):
         cast(Any, reward).check(prompt, video)
+
+
+def allowed_missing(reward: Any) -> float:
+    """Share of a run's samples for which the reward may have nothing to say: its ``allow_missing``, or all of them."""
+    return float(getattr(reward, "allow_missing", 1.0))
 
 
 def per_picture(function: Callable[[Any], float]) -> TensorReward:
