@@ -23,6 +23,7 @@ NAMES = {
     "shapes_clip": "ShapesClip",
     "shapes_quality": "shapes_quality",
     "jpeg": "jpeg",
+    "judge": "Judge",
 }
 """Reward names and what makes them, each in the module of its name."""
 
