@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import judges
 import pytest
 import torch
 import toy
@@ -442,3 +443,17 @@ def test_demo_prompts_are_hard():
     for _, prompt in demo.CASES:
         scene = parse(prompt)
         assert scene.objects >= 3 and held_out(scene)
+
+
+def test_a_judge_that_refuses_is_unavailable(monkeypatch):
+    with judges.FakeJudge(lambda picture, attempt: (404, b"", {})) as server:
+        monkeypatch.setenv("EVOSEARCH_JUDGE_URL", server.url)
+        monkeypatch.setenv("EVOSEARCH_JUDGE_MODEL", "toy-judge")
+        result = evosearch("generate", "two red circles", "--reward", "judge", *QUICK, code=69)
+    assert "refuses calls, HTTP 404; check url and model" in result.stderr
+    assert "Traceback" not in result.output and not list(Path().rglob("*.json"))
+
+
+def test_what_a_judge_needs_is_said(monkeypatch):
+    monkeypatch.delenv("EVOSEARCH_JUDGE_URL", raising=False)
+    refused("in the environment as EVOSEARCH_JUDGE_URL", "generate", "two red circles", "--reward", "judge", *QUICK)

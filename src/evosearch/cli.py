@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _DEFAULT = "shapes-diffusion"
 
 # Exit codes, after sysexits.h where it has one.
-_USAGE, _DATA, _DISK, _INTERRUPTED = 2, 65, 74, 130
+_USAGE, _DATA, _UNAVAILABLE, _DISK, _INTERRUPTED = 2, 65, 69, 74, 130
 
 
 class _Commands(TyperGroup):
@@ -40,9 +40,11 @@ class _Commands(TyperGroup):
         except (ValueError, TypeError) as error:
             if not _expected(error):
                 raise
+            from evosearch.rewards.judge_breaker import JudgeError
             from evosearch.session import InvalidReward
 
-            _fail(str(error), _DATA if isinstance(error, InvalidReward) else _USAGE)
+            codes = ((InvalidReward, _DATA), (JudgeError, _UNAVAILABLE))
+            _fail(str(error), next((code for kind, code in codes if isinstance(error, kind)), _USAGE))
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
