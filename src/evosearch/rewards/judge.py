@@ -233,6 +233,9 @@ class Judge:
                     self._reasons[str(failure)] += 1
             except Stopped:
                 pass
+            except BaseException:
+                stop.set()  # before this thread takes the next one
+                raise
 
         with ThreadPoolExecutor(min(len(jobs), self._client.concurrency), "judge") as pool:
             try:
