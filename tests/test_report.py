@@ -141,6 +141,27 @@ def test_descent_shows_the_forebears_of_the_best(result):
     assert [word for word in section.split() if word in line] == line
 
 
+def test_descent_goes_back_by_drafts(tmp_path):
+    """The winner's parent is a draft, whose parent is a draft, and so on to one of fresh noise."""
+    pipe = toy.sampler(steps=8)
+    result = toy.found(pipe=pipe, budget=240, run_dir=tmp_path / "run")
+    assert result.settings["knobs"]["draft_steps"] == 4
+    parents = {id: parent for g in result.generations for id, parent in zip(g.ids, g.parents, strict=True)}
+    line, id = [f"{result.best.reward:.3f}"], parents[result.best.id]
+    while id != -1:
+        line.insert(0, f"{result.glimpses[id].reward:.3f}")
+        id = result.glimpses[id].parent
+    assert len(line) > 2
+    html = render(result)
+    section = html[html.index("<h2>How the best") : html.index("<h2>Generation 0")]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", section)
+    assert [caption.split("<br>")[0] for caption in captions] == line
+    assert captions[-1].endswith("finished")
+    assert "as drafts in 4 steps" in section
+    assert "&lt;" not in section
+    assert toy.found(pipe=toy.sampler(steps=8), budget=240).glimpses == {}
+
+
 def test_video_plays(tmp_path):
     result = toy.found(pipe=toy.sampler(frames=5), run_dir=tmp_path / "run", budget=25, algorithm="best_of_n")
     plain, best, *_ = Page(render(result)).images

@@ -22,7 +22,7 @@ HOSTILE = [
 ]
 
 
-def sampler(seed: int = 0, frames: int = 0, batch_size: int = 4) -> es.DenoiserSampler:
+def sampler(seed: int = 0, frames: int = 0, batch_size: int = 4, steps: int = 5) -> es.DenoiserSampler:
     """Pictures of (3, 16, 16), or videos of so many frames; unit Gaussian data."""
 
     def decode(x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def sampler(seed: int = 0, frames: int = 0, batch_size: int = 4) -> es.DenoiserS
 
     return es.DenoiserSampler(
         lambda x, alpha, sigma: alpha * x,
-        NoisePath.cosine(5),
+        NoisePath.cosine(steps),
         (3, 4, 4),
         decode=decode,
         seed=seed,

@@ -174,4 +174,6 @@ class MeteredReward:
         values = torch.where(values.isfinite(), values, torch.nan)
         if source is not None and finished:
             self._gallery.offer(*source, values.detach(), self._meter.cost)
+        elif source is not None:
+            self._gallery.glimpse(*source, values.detach())
         return values

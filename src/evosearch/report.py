@@ -181,17 +181,22 @@ def _invalid(result: Result) -> str:
 
 def _thumb(result: Result, id: int, caption: str, kind: str = "") -> str:
     data = result.thumbnails.get(id)
-    if data is None:
-        return ""
+    return "" if data is None else _figure(result, data, caption, kind)
+
+
+def _figure(result: Result, data: bytes, caption: str, kind: str = "") -> str:
     return (
-        f'<figure class="{kind}">{_img(data, "webp", _is_small(result.best.sample), caption)}'
+        f'<figure class="{kind}">{_img(data, "webp", _is_small(result.best.sample), caption.replace("<br>", ", "))}'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
 def _descent(result: Result) -> str:
-    """The best sample's forebears, from the first noise on."""
+    """The best sample's forebears, from the first noise on: as samples, or as the drafts that they were."""
     rewards = {id: r for g in result.generations for id, r in zip(g.ids, g.rewards, strict=True)}
+    parents = {id: parent for g in result.generations for id, parent in zip(g.ids, g.parents, strict=True)}
+    if parents.get(result.best.id) in result.glimpses:
+        return _draft_by_draft(result, parents[result.best.id])
     line = [gene for gene in result.best.genome if gene.id in result.thumbnails and gene.id in rewards]
     if len(line) < 2:
         return ""
@@ -199,10 +204,24 @@ def _descent(result: Result) -> str:
         _thumb(result, gene.id, number(rewards[gene.id]) + ("" if gene.op == "prior" else f"<br>level {gene.level}"))
         for gene in line
     ]
-    return (
-        "<h2>How the best one came to be <small>each bred from the one before, at the level named</small></h2>"
-        f'<div class="thumbs path">{"".join(shown)}</div>'
-    )
+    return _path("each bred from the one before, at the level named", shown)
+
+
+def _draft_by_draft(result: Result, id: int) -> str:
+    """From the first draft to the last one, with this id, and the sample that it was finished to."""
+    shown = [_thumb(result, result.best.id, f"{number(result.best.reward)}<br>finished", "first")]
+    while id in result.glimpses:
+        seen = result.glimpses[id]
+        bred = "" if seen.parent == -1 else f"<br>level {seen.level}"
+        shown.insert(0, _figure(result, seen.thumbnail, number(seen.reward) + bred))
+        id = seen.parent
+    steps = result.settings.get("knobs", {}).get("draft_steps")
+    seen = f"as drafts in {steps} steps, bred at the level named" if steps else "as foreseen, bred at the level named"
+    return _path(f"each from the one before, {seen}; the last one finished", shown)
+
+
+def _path(how: str, shown: list[str]) -> str:
+    return f'<h2>How the best one came to be <small>{how}</small></h2><div class="thumbs path">{"".join(shown)}</div>'
 
 
 def _populations(result: Result) -> str:

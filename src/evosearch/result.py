@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -52,6 +52,22 @@ class Generation:
     seconds: float
 
 
+class Glimpse(NamedTuple):
+    """A draft or a preview, as it was seen.
+
+    Attributes:
+        parent: Its parent's id, -1 where there is none.
+        level: At which it came to be.
+        reward: Of what was seen.
+        thumbnail: A small WebP picture.
+    """
+
+    parent: int
+    level: int
+    reward: float
+    thumbnail: bytes
+
+
 @dataclass
 class Result:
     """Outcome of `evosearch.search`.
@@ -67,6 +83,7 @@ class Result:
         invalid: Rewards that were not finite.
         settings: Prompt, model, reward, algorithm, knobs, budget, seed: all that the run depends on.
         thumbnails: Small WebP pictures by particle id, where a run folder was asked for.
+        glimpses: Drafts and previews by particle id, where a run folder was asked for.
     """
 
     kept: list[Scored]
@@ -78,6 +95,7 @@ class Result:
     settings: dict[str, Any]
     stock: Scored | None = None
     thumbnails: dict[int, bytes] = field(default_factory=dict[int, bytes], repr=False)
+    glimpses: dict[int, Glimpse] = field(default_factory=dict[int, Glimpse], repr=False)
 
     @property
     def best(self) -> Scored:
@@ -100,6 +118,7 @@ class Gallery:
     def __init__(self, size: int = 16, thumbnails: int = 0) -> None:
         self.size, self.side = size, thumbnails
         self.thumbnails: dict[int, bytes] = {}
+        self.glimpses: dict[int, Glimpse] = {}
         self.first: Scored | None = None
         self.curve: list[tuple[int, float, float]] = []
         self._kept: list[tuple[Scored, Tensor]] = []
@@ -120,6 +139,15 @@ class Gallery:
         best = self.best
         if best is not None and (not self.curve or best.reward > self.curve[-1][2]):
             self.curve.append((cost.nfe, cost.seconds, best.reward))
+
+    def glimpse(self, p: Population, samples: Tensor, rewards: Tensor) -> None:
+        """Show it drafts or previews, which are never the best: as for `offer`."""
+        if not self.side:
+            return
+        for k, reward in enumerate(rewards.tolist()):
+            level = p.genomes[k][-1].level if p.genomes[k] else 0
+            seen = _thumbnail(pictures(samples[k]), self.side)
+            self.glimpses[int(p.id[k])] = Glimpse(int(p.parent[k]), level, reward, seen)
 
     @property
     def best(self) -> Scored | None:

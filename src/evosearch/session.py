@@ -283,6 +283,7 @@ class Session:
             settings=self.settings,
             stock=stock,
             thumbnails=self.gallery.thumbnails,
+            glimpses=self.gallery.glimpses,
         )
 
 
