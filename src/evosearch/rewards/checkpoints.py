@@ -1,0 +1,270 @@
+"""Where the weights of rewards come from: a local path, the hub or a URL; pickles are converted once.
+
+A pickled checkpoint is read by ``torch.load(weights_only=True)`` and nothing else, since a pickle can run any code, and
+kept as safetensors under `cache_folder`, with the SHA-256 of the file that it came from in its metadata. Whatever
+cannot be had is a ValueError of one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import file_digest, sha256
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+_PATIENCE = 60.0  # seconds without an answer
+
+
+def cache_folder() -> Path:
+    """Where converted and downloaded checkpoints are kept: ``$EVOSEARCH_CACHE``, or ``evosearch`` in ``$HF_HOME``."""
+    from huggingface_hub.constants import HF_HOME
+
+    own = os.environ.get("EVOSEARCH_CACHE")
+    return Path(own).expanduser() if own else Path(HF_HOME) / "evosearch"
+
+
+def locate(place: str | Path, file: str) -> Path:
+    """The local path of a checkpoint's file, downloaded if need be.
+
+    Args:
+        place: The file, a folder that holds it, a hub id, or a URL of it.
+        file: What it is called there.
+
+    Raises:
+        ValueError: It cannot be had.
+    """
+    name, path = str(place), Path(place).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if not (path / file).is_file():
+            raise ValueError(f"folder {name} has no file {file}; put it there, or name another folder")
+        return path / file
+    if name.startswith(("https://", "http://")):
+        return _download(name)
+    return _from_hub(name, file)
+
+
+def tensors(path: Path, inside: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU.
+
+    Args:
+        path: A safetensors file, or a pickled one, which is converted unless that was done before.
+        inside: The entry of a pickled checkpoint that holds them; itself where it has none of that name.
+
+    Raises:
+        ValueError: It is damaged, or holds other things than tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path.suffix in _PICKLES:
+        path = _converted(path, inside)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({_first_line(error)}); delete it and get it anew"
+        ) from error
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Put weights into a model: all that it has, of the right shapes. Others are not looked at.
+
+    Raises:
+        ValueError: One is missing or has another shape.
+    """
+    wanted = model.state_dict()
+    for name, tensor in wanted.items():
+        if name not in weights:
+            raise ValueError(f"checkpoint {source} has no weight for {name}; is it the published file?")
+        if weights[name].shape != tensor.shape:
+            raise ValueError(
+                f"checkpoint {source} must have a weight of shape {tuple(tensor.shape)} for {name}, "
+                f"got {tuple(weights[name].shape)}; is it the published file?"
+            )
+    model.load_state_dict({name: weights[name] for name in wanted})
+
+
+def pretrained(kind: Any, place: str | Path, **options: Any) -> Any:
+    """A model of transformers, ``kind.from_pretrained(place)``, frozen; no weight of it is left at random.
+
+    Args:
+        kind: The model's class.
+        place: A local folder or a hub id.
+        **options: For ``from_pretrained``.
+
+    Raises:
+        ValueError: It cannot be had, or is not complete.
+    """
+    try:
+        model, found = kind.from_pretrained(place, output_loading_info=True, **options)
+    except Exception as error:
+        raise ValueError(_reason(str(place), error)) from error
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"model {str(place)!r} has no weight for {missing[0]}; is it a {kind.__name__}?")
+    return model.eval().requires_grad_(False)
+
+
+def tokenizer_of(place: str | Path, words: int, extra: Sequence[str] = ()) -> Any:
+    """The tokenizer in a local folder or of a hub id.
+
+    Args:
+        place: Where it is.
+        words: How many the model knows; transformers makes an empty tokenizer, silently, where files are missing.
+        extra: Tokens to be added.
+
+    Raises:
+        ValueError: It cannot be had, or is another model's.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(place)
+    except Exception as error:
+        raise ValueError(_reason(str(place), error, "tokenizer")) from error
+    tokenizer.add_tokens(list(extra), special_tokens=True)
+    if len(tokenizer) != words:
+        raise ValueError(
+            f"tokenizer of {str(place)!r} must know {words} words as the model does, got {len(tokenizer)}; "
+            "are all of its files there?"
+        )
+    return tokenizer
+
+
+def config_of(place: str | Path, file: str = "config.json") -> dict[str, Any]:
+    """A model's config; transformers' own ``from_pretrained`` gives the default one, silently, where it is missing.
+
+    Raises:
+        ValueError: It cannot be had.
+    """
+    path = locate(place, file)
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"config {path} cannot be read ({error}); delete it and get it anew") from error
+
+
+def _from_hub(name: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise ValueError(f"there is no file or folder {name}, and it is no hub id 'owner/name'; check its spelling")
+    try:
+        return Path(hf_hub_download(name, file))
+    except (OSError, HFValidationError) as error:  # what the hub's client raises is an OSError, too
+        raise ValueError(_reason(name, error, file)) from error
+
+
+def _download(url: str) -> Path:
+    """A file of no hub, kept under its URL's digest and its own name."""
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    from huggingface_hub import is_offline_mode
+
+    name = Path(unquote(urlsplit(url).path)).name
+    path = cache_folder() / f"{sha256(url.encode()).hexdigest()[:16]}-{name}"
+    if path.is_file():
+        return path
+    advice = f"get it by other means, and give the path of {name}"
+    if is_offline_mode():
+        raise ValueError(f"{url} cannot be had: HF_HUB_OFFLINE is set, and it is not in {path.parent}; {advice}")
+    try:
+        with urlopen(url, timeout=_PATIENCE) as answer:
+            content = answer.read()  # whole, or an error
+    except (OSError, HTTPException) as error:
+        raise ValueError(f"{url} cannot be had ({_first_line(error)}); check the network, or {advice}") from error
+    with _whole(path) as unfinished:
+        unfinished.write_bytes(content)
+    return path
+
+
+def _converted(path: Path, inside: str | None) -> Path:
+    """The same tensors as safetensors, in the cache."""
+    import torch
+    from safetensors.torch import save_file
+
+    digest = _digest(path)
+    target = cache_folder() / f"{path.stem}-{digest[:16]}.safetensors"
+    if target.is_file():
+        return target
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"checkpoint {path} holds more than tensors, which could run any code; take the published file"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({_first_line(error)}); delete it and get it anew"
+        ) from error
+    if isinstance(content, Mapping) and inside in content:
+        content = content[inside]
+    named = content.items() if isinstance(content, Mapping) else ()
+    # Safetensors refuses two names for one memory.
+    found = {name: value.contiguous().clone() for name, value in named if isinstance(value, torch.Tensor)}
+    if not found:
+        raise ValueError(f"checkpoint {path} holds no tensors by name; is it the published file?")
+    with _whole(target) as unfinished:
+        save_file(found, unfinished, {"source": path.name, "sha256": digest})
+    return target
+
+
+@contextmanager
+def _whole(path: Path) -> Generator[Path]:
+    """A path beside ``path`` to write to, which takes its place once all is written: no half file is ever there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
+        return blob.name  # as the hub's cache names large files, which saves seconds
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _reason(name: str, error: Exception, what: str = "") -> str:
+    """Why something of a model could not be had, and what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    causes = tuple(_causes(error))
+    what = f"{what} of " if what else ""
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        page = f"https://huggingface.co/{name}"
+        return f"model {name!r} is gated: accept its terms at {page}, then log in with 'hf auth login'"
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return f"model {name!r} is not on the hub, or is private: check its spelling, or log in with 'hf auth login'"
+    first = _first_line(error)
+    if Path(name).is_dir():
+        return f"{what}folder {name} cannot be had: {first}; get the folder anew"
+    return f"{what}model {name!r} cannot be had: {first}; check the network, or give the folder of a copy"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
