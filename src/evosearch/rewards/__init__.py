@@ -23,6 +23,7 @@ NAMES = {
     "shapes_clip": "ShapesClip",
     "shapes_quality": "shapes_quality",
     "jpeg": "jpeg",
+    "clip_score": "ClipScore",
     "judge": "Judge",
 }
 """Reward names and what makes them, each in the module of its name."""
