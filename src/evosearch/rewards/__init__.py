@@ -24,6 +24,7 @@ NAMES = {
     "shapes_quality": "shapes_quality",
     "jpeg": "jpeg",
     "clip_score": "ClipScore",
+    "pick_score": "PickScore",
     "judge": "Judge",
 }
 """Reward names and what makes them, each in the module of its name."""
