@@ -25,6 +25,7 @@ NAMES = {
     "jpeg": "jpeg",
     "clip_score": "ClipScore",
     "pick_score": "PickScore",
+    "aesthetic": "Aesthetic",
     "judge": "Judge",
 }
 """Reward names and what makes them, each in the module of its name."""
