@@ -46,6 +46,11 @@ def test_a_picture_of_its_own_size_is_seen_as_it_is(folder, score):
     assert torch.allclose(score(to_samples(*images), list(PROMPTS)), cosines(folder, images, PROMPTS), atol=1e-6)
 
 
+def test_it_crops_as_torchvision_does(folder, score):
+    images = [picture(SIDE, SIDE + 3, seed) for seed in range(4)]  # no resize, so nothing else can differ
+    assert torch.allclose(score(to_samples(*images), list(PROMPTS)), cosines(folder, images, PROMPTS), atol=1e-5)
+
+
 def test_the_end_of_a_prompt_is_found_as_published_configs_say(tmp_path):
     folder = tiny_clip.folder(tmp_path, eos=2)
     images = [picture(SIDE, SIDE, seed) for seed in range(4)]

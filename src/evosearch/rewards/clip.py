@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evosearch.checks import whole_number
 from evosearch.rewards.pixels import by_batch, finite
 
 
@@ -39,7 +38,7 @@ class Clip:
     ) -> None:
         self.device = device_of(device)
         self._model, self._prepare, self._tokenizer = model.to(self.device), prepare, tokenizer
-        self._batch_size = whole_number("batch_size", batch_size, least=1)
+        self._batch_size = batch_size
         self._known: dict[str, Tensor] = {}
 
     def pictures(self, samples: Tensor) -> Tensor:
