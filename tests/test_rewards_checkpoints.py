@@ -233,6 +233,11 @@ def test_a_model_is_filled_and_what_is_wrong_is_named(head):
         fill(model, {"layers.0.bias": head["layers.0.bias"]}, Path("head.pt"))
     with pytest.raises(ValueError, match=r"must have a weight of shape \(2,\) for layers\.0\.bias, got \(5,\); is it"):
         fill(model, {**head, "layers.0.bias": torch.zeros(5)}, Path("head.pt"))
+    theirs = {f"mlp.{name}": weight + 1 for name, weight in head.items()}
+    fill(model, theirs, Path("head.pt"), lambda name: f"mlp.{name}")
+    assert torch.equal(model.state_dict()["layers.0.bias"], head["layers.0.bias"] + 1)
+    with pytest.raises(ValueError, match=r"has no weight for mlp\.layers\.0\.weight; is it the published file\?$"):
+        fill(model, head, Path("head.pt"), lambda name: f"mlp.{name}")
 
 
 def test_a_model_of_transformers_is_never_left_at_random(tmp_path):
@@ -290,7 +295,9 @@ def test_a_config_that_is_not_there_or_spoilt_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"^folder .* has no file med\.json; put it there, or name another folder$"):
         config_of(tmp_path, "med.json")
     (tmp_path / "config.json").write_text('{"a": 1}')
-    assert config_of(tmp_path) == {"a": 1}
+    assert config_of(tmp_path, needed=["a"]) == {"a": 1}
+    with pytest.raises(ValueError, match=r"^config .*config\.json says nothing of b; is it the published file\?$"):
+        config_of(tmp_path, needed=["a", "b"])
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"^config .*config\.json cannot be read \(.+\); delete it and get it anew$"):
         config_of(tmp_path)

@@ -73,7 +73,8 @@ def test_a_video_scores_the_mean_of_its_frames_in_one_pass(score, seen):
     assert seen == [6, 6]
 
 
-def test_it_has_a_gradient_that_points_up(score):
+def test_it_has_a_gradient_that_points_up(made):
+    score = made()
     assert score.differentiable
     samples, prompts = batch(4)
     with torch.inference_mode():
@@ -96,7 +97,7 @@ def test_half_precision_is_near(made, score):
     samples, prompts = batch(8)
     half, whole = made(dtype=torch.bfloat16)(samples.bfloat16(), prompts), score(samples.bfloat16(), prompts)
     assert half.dtype == torch.float32
-    assert 0 < (half - whole).abs().max() < 0.1 * whole.abs().max()
+    assert 0 < (half - whole).abs().mean() < 0.05 * whole.abs().max()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

@@ -1,10 +1,16 @@
 """The rewards of pictures that people use, small, in the published formats, with random weights."""
 
+import json
+import math
+
 import tiny_clip
 import torch
+from tiny_clip import LETTERS
+from transformers import BertTokenizer
 
 from evosearch.rewards.aesthetic import Aesthetic
 from evosearch.rewards.clip_score import ClipScore
+from evosearch.rewards.image_reward import ImageReward
 from evosearch.rewards.pick_score import PickScore
 
 
@@ -43,4 +49,69 @@ def aesthetic(folder, **options):
     return Aesthetic(folder, folder, **options)
 
 
-MADE = {"clip_score": clip_score, "pick_score": pick_score, "aesthetic": aesthetic}
+BLIP_CONFIG = {
+    "architectures": ["BertModel"], "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1, "hidden_size": 16, "initializer_range": 0.02, "intermediate_size": 40,
+    "layer_norm_eps": 1e-12, "max_position_embeddings": 40, "model_type": "bert", "num_attention_heads": 4,
+    "num_hidden_layers": 2, "pad_token_id": 0, "type_vocab_size": 2, "vocab_size": 59, "encoder_width": 768,
+    "add_cross_attention": True,
+}  # fmt: skip
+
+
+def blip_tokenizer():
+    """BERT's, of single letters; "[DEC]" and "[ENC]" are not among its words."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    return BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True)
+
+
+def blip_weights(width=128, side=32, seed=0):
+    """ImageReward's by their published names: BLIP's parts, two projections that are not used, and the head."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden, inner = BLIP_CONFIG["hidden_size"], BLIP_CONFIG["intermediate_size"]
+    see, read = "blip.visual_encoder.", "blip.text_encoder."
+    shapes = {
+        f"{see}cls_token": (1, 1, width),
+        f"{see}pos_embed": (1, 1 + (side // 8) ** 2, width),
+        f"{see}patch_embed.proj": (width, 3, 8, 8),
+        f"{see}norm": (width,),
+        f"{read}embeddings.word_embeddings.weight": (BLIP_CONFIG["vocab_size"], hidden),
+        f"{read}embeddings.position_embeddings.weight": (40, hidden),
+        f"{read}embeddings.LayerNorm": (hidden,),
+        "blip.vision_proj": (256, width),
+        "blip.text_proj": (256, hidden),
+    }
+    for i in range(2):
+        block, layer = f"{see}blocks.{i}.", f"{read}encoder.layer.{i}."
+        shapes |= {f"{block}norm1": (width,), f"{block}norm2": (width,), f"{layer}output.LayerNorm": (hidden,)}
+        shapes |= {f"{block}attn.qkv": (3 * width, width), f"{block}attn.proj": (width, width)}
+        shapes |= {f"{block}mlp.fc1": (2 * width, width), f"{block}mlp.fc2": (width, 2 * width)}
+        shapes |= {f"{layer}intermediate.dense": (inner, hidden), f"{layer}output.dense": (hidden, inner)}
+        for name, from_width in (("attention", hidden), ("crossattention", width)):
+            shapes |= {f"{layer}{name}.self.{part}": (hidden, from_width) for part in ("key", "value")}
+            shapes |= {f"{layer}{name}.{part}": (hidden, hidden) for part in ("self.query", "output.dense")}
+            shapes |= {f"{layer}{name}.output.LayerNorm": (hidden,)}
+
+    def drawn(*shape):
+        return torch.randn(shape, generator=generator)
+
+    found = {f"{read}embeddings.position_ids": torch.arange(40)[None]}
+    for name, shape in shapes.items():
+        if name.endswith(("token", "embed", "weight")):
+            found[name] = drawn(*shape) * 0.5
+        elif len(shape) == 1:
+            # Faint, so that the epsilon of the norms that follow tells.
+            found[f"{name}.weight"], found[f"{name}.bias"] = 1 + 0.1 * drawn(*shape), 0.1 * drawn(*shape)
+        else:
+            found[f"{name}.weight"] = drawn(*shape) * 1.5 / math.prod(shape[1:]) ** 0.5
+            found[f"{name}.bias"] = 0.1 * drawn(shape[0])
+    return found | {f"mlp.{name}": weight for name, weight in head(hidden).items()}
+
+
+def image_reward(folder, **options):
+    torch.save(blip_weights(), folder / "ImageReward.pt")
+    (folder / "med_config.json").write_text(json.dumps(BLIP_CONFIG))
+    blip_tokenizer().save_pretrained(folder)
+    return ImageReward(folder, folder, **options)
+
+
+MADE = {"clip_score": clip_score, "pick_score": pick_score, "aesthetic": aesthetic, "image_reward": image_reward}

@@ -26,6 +26,7 @@ NAMES = {
     "clip_score": "ClipScore",
     "pick_score": "PickScore",
     "aesthetic": "Aesthetic",
+    "image_reward": "ImageReward",
     "judge": "Judge",
 }
 """Reward names and what makes them, each in the module of its name."""

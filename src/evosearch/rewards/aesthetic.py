@@ -77,12 +77,12 @@ class Aesthetic:
         return self._head(self._clip.pictures(samples))[..., 0].mean(1).to(samples.device)
 
 
-def linear_head(weights: Mapping[str, Tensor], width: int, source: Path) -> nn.Module:
-    """Five linear layers from ``width`` to one number, of weights ``layers.N.weight`` and ``layers.N.bias``.
+def linear_head(weights: Mapping[str, Tensor], width: int, source: Path, prefix: str = "") -> nn.Module:
+    """Five linear layers from ``width`` to one number, of weights named ``layers.N.weight`` and so on, after a prefix.
 
     Between them there was dropout in training, and nothing ever that is not linear.
     """
     sizes = (width, 1024, 128, 64, 16, 1)
     layers = {str(place): nn.Linear(sizes[i], sizes[i + 1]) for i, place in enumerate((0, 2, 4, 6, 7))}
-    fill(nn.ModuleDict({"layers": nn.ModuleDict(layers)}), weights, source)
+    fill(nn.ModuleDict({"layers": nn.ModuleDict(layers)}), weights, source, lambda name: f"{prefix}{name}")
     return nn.Sequential(*layers.values()).eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -79,22 +79,37 @@ def tensors(path: Path, inside: str | None = None) -> dict[str, Tensor]:
         ) from error
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+def fill(
+    model: nn.Module, weights: Mapping[str, Tensor], source: Path, published: Callable[[str], str] = lambda name: name
+) -> None:
     """Put weights into a model: all that it has, of the right shapes. Others are not looked at.
+
+    Args:
+        model: What is filled.
+        weights: By the checkpoint's names.
+        source: The checkpoint.
+        published: The checkpoint's name of the model's weight of a name.
 
     Raises:
         ValueError: One is missing or has another shape.
     """
-    wanted = model.state_dict()
-    for name, tensor in wanted.items():
-        if name not in weights:
-            raise ValueError(f"checkpoint {source} has no weight for {name}; is it the published file?")
-        if weights[name].shape != tensor.shape:
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        theirs = published(name)
+        found[name] = weight_of(weights, theirs, source)
+        if found[name].shape != tensor.shape:
             raise ValueError(
-                f"checkpoint {source} must have a weight of shape {tuple(tensor.shape)} for {name}, "
-                f"got {tuple(weights[name].shape)}; is it the published file?"
+                f"checkpoint {source} must have a weight of shape {tuple(tensor.shape)} for {theirs}, "
+                f"got {tuple(found[name].shape)}; is it the published file?"
             )
-    model.load_state_dict({name: weights[name] for name in wanted})
+    model.load_state_dict(found)
+
+
+def weight_of(weights: Mapping[str, Tensor], name: str, source: Path) -> Tensor:
+    """The weight of this name in a checkpoint; ValueError where it has none."""
+    if name not in weights:
+        raise ValueError(f"checkpoint {source} has no weight for {name}; is it the published file?")
+    return weights[name]
 
 
 def pretrained(kind: Any, place: str | Path, **options: Any) -> Any:
@@ -143,17 +158,25 @@ def tokenizer_of(place: str | Path, words: int, extra: Sequence[str] = ()) -> An
     return tokenizer
 
 
-def config_of(place: str | Path, file: str = "config.json") -> dict[str, Any]:
+def config_of(place: str | Path, file: str = "config.json", needed: Sequence[str] = ()) -> dict[str, Any]:
     """A model's config; transformers' own ``from_pretrained`` gives the default one, silently, where it is missing.
 
+    Args:
+        place: The folder or hub id that has it.
+        file: What it is called there.
+        needed: What it must speak of.
+
     Raises:
-        ValueError: It cannot be had.
+        ValueError: It cannot be had, or is not complete.
     """
     path = locate(place, file)
     try:
-        return json.loads(path.read_text("utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"config {path} cannot be read ({error}); delete it and get it anew") from error
+    if missing := [name for name in needed if name not in config]:
+        raise ValueError(f"config {path} says nothing of {missing[0]}; is it the published file?")
+    return config
 
 
 def _from_hub(name: str, file: str) -> Path:
