@@ -64,13 +64,11 @@ class Clip:
 
     def _see(self, frames: Tensor) -> Tensor:
         pixels = self._prepare(frames.to(self.device, torch.float32))
-        seen = self._model.vision_model(pixels.to(self._model.dtype)).pooler_output
+        seen = self._model.vision_model(pixels).pooler_output  # which takes them to its own precision
         return functional.normalize(self._model.visual_projection(seen).float(), dim=-1)
 
     def _read(self, prompts: list[str]) -> Tensor:
         length = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        # They are kept for calls with a gradient, too, which cannot use what was made in inference mode.
-        with torch.inference_mode(False), torch.no_grad():
-            read = self._model.text_model(**tokens.to(self.device)).pooler_output
-            return functional.normalize(self._model.text_projection(read).float(), dim=-1)
+        read = self._model.text_model(**tokens.to(self.device)).pooler_output
+        return functional.normalize(self._model.text_projection(read).float(), dim=-1)
