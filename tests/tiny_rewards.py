@@ -97,13 +97,14 @@ def blip_weights(width=128, side=32, seed=0):
     found = {f"{read}embeddings.position_ids": torch.arange(40)[None]}
     for name, shape in shapes.items():
         if name.endswith(("token", "embed", "weight")):
-            found[name] = drawn(*shape) * 0.5
+            # What sees starts faint, so that the epsilon of its norms tells.
+            found[name] = drawn(*shape) * (0.5 if name.endswith("weight") else 0.01)
         elif len(shape) == 1:
-            # Faint, so that the epsilon of the norms that follow tells.
             found[f"{name}.weight"], found[f"{name}.bias"] = 1 + 0.1 * drawn(*shape), 0.1 * drawn(*shape)
         else:
-            found[f"{name}.weight"] = drawn(*shape) * 1.5 / math.prod(shape[1:]) ** 0.5
-            found[f"{name}.bias"] = 0.1 * drawn(shape[0])
+            faint = 0.01 if name.endswith("patch_embed.proj") else 1
+            found[f"{name}.weight"] = faint * drawn(*shape) * 1.5 / math.prod(shape[1:]) ** 0.5
+            found[f"{name}.bias"] = faint * 0.1 * drawn(shape[0])
     return found | {f"mlp.{name}": weight for name, weight in head(hidden).items()}
 
 

@@ -72,7 +72,7 @@ class ImageReward:
         batch_size: int = 32,
     ) -> None:
         self._batch_size = whole_number("batch_size", batch_size, least=1)
-        self.device, self._dtype = device_of(device), dtype
+        self.device = device_of(device)
         path = locate(model, _FILE)
         config = config_of(path.parent if Path(model).is_file() else model, _CONFIG, _TEXT)
         self._tokenizer: Any = tokenizer_of(tokenizer, config["vocab_size"], extra=("[DEC]", "[ENC]"))
@@ -108,7 +108,7 @@ class ImageReward:
 
     def _score(self, frames: Tensor, tokens: Tensor) -> Tensor:
         pixels = normalised(cropped(frames.to(self.device, torch.float32), self._side, "torchvision"))
-        seen = self._sees(pixels.to(self._dtype)).last_hidden_state
+        seen = self._sees(pixels).last_hidden_state
         ids, mask = tokens.to(self.device).unbind(1)
         read = self._reads(ids, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False).last_hidden_state
         return (self._head(read[:, 0].float())[:, 0] - _MEAN) / _STD
@@ -124,6 +124,7 @@ class ImageReward:
 def _blip(weights: Mapping[str, Tensor], config: Mapping[str, Any], source: Path) -> tuple[Any, Any]:
     """What sees and what reads. The size of the former is in no file; its heads have 64 channels, as all ViTs' have."""
     from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
+    from transformers.initialization import no_init_weights
 
     first = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
     token, places, patches, inner = (weight_of(weights, f"{_SEES}{name}", source).shape for name in first)
@@ -138,7 +139,8 @@ def _blip(weights: Mapping[str, Tensor], config: Mapping[str, Any], source: Path
         layer_norm_eps=1e-6,  # transformers' own is 1e-5
     )
     text = BlipTextConfig(**{name: config[name] for name in _TEXT}, encoder_hidden_size=width, is_decoder=True)
-    sees, reads = BlipVisionModel(vision), BlipTextModel(text, add_pooling_layer=False)
+    with no_init_weights():  # random numbers for 450 million weights would take many seconds
+        sees, reads = BlipVisionModel(vision), BlipTextModel(text, add_pooling_layer=False)
     fill(sees, weights, source, _published)
     fill(reads, weights, source, lambda name: f"{_READS}{name}")
     return sees, reads
