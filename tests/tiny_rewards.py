@@ -10,6 +10,7 @@ from transformers import BertTokenizer
 
 from evosearch.rewards.aesthetic import Aesthetic
 from evosearch.rewards.clip_score import ClipScore
+from evosearch.rewards.hps import Hps
 from evosearch.rewards.image_reward import ImageReward
 from evosearch.rewards.pick_score import PickScore
 
@@ -115,4 +116,45 @@ def image_reward(folder, **options):
     return ImageReward(folder, folder, **options)
 
 
-MADE = {"clip_score": clip_score, "pick_score": pick_score, "aesthetic": aesthetic, "image_reward": image_reward}
+def hps_weights():
+    """A CLIP's by open_clip's names, as HPSv2.1's checkpoint has them."""
+    ours = tiny_clip.clip().state_dict()
+    found = {
+        "logit_scale": ours["logit_scale"],
+        "token_embedding.weight": ours["text_model.embeddings.token_embedding.weight"],
+    }
+    found["visual.proj"] = ours["visual_projection.weight"].T.contiguous()
+    found["text_projection"] = ours["text_projection.weight"].T.contiguous()
+    found["positional_embedding"] = ours["text_model.embeddings.position_embedding.weight"]
+    found["visual.positional_embedding"] = ours["vision_model.embeddings.position_embedding.weight"]
+    found["visual.class_embedding"] = ours["vision_model.embeddings.class_embedding"]
+    found["visual.conv1.weight"] = ours["vision_model.embeddings.patch_embedding.weight"]
+    for kind in ("weight", "bias"):
+        found[f"visual.ln_pre.{kind}"] = ours[f"vision_model.pre_layrnorm.{kind}"]
+        found[f"visual.ln_post.{kind}"] = ours[f"vision_model.post_layernorm.{kind}"]
+        found[f"ln_final.{kind}"] = ours[f"text_model.final_layer_norm.{kind}"]
+        for model, prefix, i in (("vision", "visual.", 0), ("vision", "visual.", 1), ("text", "", 0), ("text", "", 1)):
+            layer, block = f"{model}_model.encoder.layers.{i}.", f"{prefix}transformer.resblocks.{i}."
+            found[f"{block}attn.in_proj_{kind}"] = torch.cat([ours[f"{layer}self_attn.{x}_proj.{kind}"] for x in "qkv"])
+            found[f"{block}attn.out_proj.{kind}"] = ours[f"{layer}self_attn.out_proj.{kind}"]
+            found[f"{block}ln_1.{kind}"] = ours[f"{layer}layer_norm1.{kind}"]
+            found[f"{block}ln_2.{kind}"] = ours[f"{layer}layer_norm2.{kind}"]
+            found[f"{block}mlp.c_fc.{kind}"] = ours[f"{layer}mlp.fc1.{kind}"]
+            found[f"{block}mlp.c_proj.{kind}"] = ours[f"{layer}mlp.fc2.{kind}"]
+    return found
+
+
+def hps(folder, **options):
+    torch.save({"epoch": 1, "name": "hps", "state_dict": hps_weights()}, folder / "HPS_v2.1_compressed.pt")
+    tiny_clip.clip().config.save_pretrained(folder)
+    tiny_clip.tokenizer().save_pretrained(folder)
+    return Hps(folder, folder, **options)
+
+
+MADE = {
+    "clip_score": clip_score,
+    "pick_score": pick_score,
+    "aesthetic": aesthetic,
+    "image_reward": image_reward,
+    "hps": hps,
+}

@@ -27,6 +27,7 @@ NAMES = {
     "pick_score": "PickScore",
     "aesthetic": "Aesthetic",
     "image_reward": "ImageReward",
+    "hps": "Hps",
     "judge": "Judge",
 }
 """Reward names and what makes them, each in the module of its name."""
