@@ -268,7 +268,7 @@ def _digest(path: Path) -> str:
 
 def _reason(name: str, error: Exception, what: str = "") -> str:
     """Why something of a model could not be had, and what to do."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     causes = tuple(_causes(error))
     what = f"{what} of " if what else ""
@@ -277,7 +277,8 @@ def _reason(name: str, error: Exception, what: str = "") -> str:
         return f"model {name!r} is gated: accept its terms at {page}, then log in with 'hf auth login'"
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return f"model {name!r} is not on the hub, or is private: check its spelling, or log in with 'hf auth login'"
-    first = _first_line(error)
+    unreached = any(isinstance(cause, LocalEntryNotFoundError) for cause in causes)
+    first = "it is not in the hub's cache, and the hub is not reached" if unreached else _first_line(error)
     if Path(name).is_dir():
         return f"{what}folder {name} cannot be had: {first}; get the folder anew"
     return f"{what}model {name!r} cannot be had: {first}; check the network, or give the folder of a copy"
