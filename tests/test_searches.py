@@ -869,3 +869,21 @@ def test_knobs_that_do_not_go_together_are_refused(wrong, message):
         searches.evosearch.nfe(STEPS, **{**GOOD, **wrong})
     with pytest.raises(ValueError, match=message):
         _found("evosearch", {**GOOD, **wrong}, 0.0)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"look": 4, "finish": 150}, {"parents": 4}])
+def test_large_populations_of_evosearch_go_in_waves_that_change_nothing(monkeypatch, knobs):
+    module = sys.modules["evosearch.searches.evosearch"]
+
+    def found(wave):
+        monkeypatch.setattr(module, "_WAVE", wave)
+        rng, s = torch.Generator().manual_seed(0), sampler(10, batch_size=8)
+        sizes = {"schedule": (0, 5), "sizes": (200, 21, 11), **knobs}
+        return [p for p in searches.evosearch(s, nearness, rng, **sizes) if p.i == 10]
+
+    whole, parts = found(1000), found(60)
+    first = 150 if "look" in knobs else 200
+    assert [len(p) for p in whole] == [first, 20, 10]
+    assert [len(p) for p in parts] == [64] * (first // 64) + [first % 64, 20, 10]
+    assert torch.equal(concat(*whole).x, concat(*parts).x)
+    assert concat(*whole).id.tolist() == concat(*parts).id.tolist()

@@ -43,6 +43,7 @@ from evosearch.selection import survivors, top
 from evosearch.selection import tournament as tournament_of
 from evosearch.types import Population, Reward, Sampler, concat
 
+_WAVE = 128  # particles, so that thousands of states never pile up and there is soon something to show
 _MUTATIONS = ("level_preserving", "additive", "renoise")
 
 
@@ -200,8 +201,9 @@ def evosearch(
         eta: 0 = ODE, 1 = ancestral SDE as in the paper.
 
     Yields:
-        Each generation's children, finished; the first population to begin with, and before it, where it is culled,
-        all that were looked at. With drafts: the best draft so far, and winners once they are finished.
+        Each generation's children, finished, large ones in waves; the first population to begin with, and before it,
+        where it is culled, all that were looked at. With drafts: the best draft so far, and winners once they are
+        finished.
     """
     knobs: dict[str, Any] = {
         "schedule": schedule, "sizes": sizes, "elites": elites, "rate": rate, "tournament": tournament,
@@ -235,17 +237,20 @@ def evosearch(
         yield p
         best = top(_rewards(p), going)
         p, early = p[best], {t: state[best] for t, state in early.items()}
+    wave = -(-_WAVE // sampler.batch_size) * sampler.batch_size
     for s, size in zip((*schedule, None), (*sizes[1:], 0), strict=True):
-        finished, states = sampler.run(p, sampler.steps, keep=[t for t in levels if t >= p.i], eta=solver)
-        finished = score(finished, sampler, reward)  # equation 6, by one roll-out
-        yield finished
+        for start, part in zip(range(0, len(p), wave), p.split(wave), strict=True):
+            finished, states = sampler.run(part, sampler.steps, keep=[t for t in levels if t >= p.i], eta=solver)
+            finished = score(finished, sampler, reward)  # equation 6, by one roll-out
+            yield finished
+            before = {t: state[start : start + len(part)] for t, state in early.items()}
+            for t, state in (before | states).items():
+                state = replace(state, reward=finished.reward)
+                pools[t] = concat(pools[t], state) if t in pools else state
+                if parents is not None:
+                    pools[t] = pools[t][top(_rewards(pools[t]), parents)]
         if s is None:
             return
-        for t, state in (early | states).items():
-            state = replace(state, reward=finished.reward)
-            pools[t] = concat(pools[t], state) if t in pools else state
-            if parents is not None:
-                pools[t] = pools[t][top(_rewards(pools[t]), parents)]
         early, solver = {}, eta if child_eta is None else child_eta
         pool, k = pools[s], size - elites
         chosen = pool[survivors(_rewards(pool), k) if parents else tournament_of(_rewards(pool), k, tournament, rng)]
