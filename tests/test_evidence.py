@@ -1,12 +1,13 @@
 """What the pages in docs/ show is what their commands print from docs/evidence."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from evosearch import models
-from evosearch.bench import claims, compare, heritability, saturation, searches, toy
+from evosearch.bench import claims, compare, drafts, heritability, saturation, searches, toy
 from evosearch.bench.cells import read
 from evosearch.bench.statistics import clustered_mean, paired
 
@@ -87,3 +88,28 @@ def test_table_of_the_claims():
     rows = read(EVIDENCE / "claims")
     assert len(rows) == len(claims.all_cells())
     assert claims.table(rows) in PLANE
+
+
+@pytest.mark.parametrize("folder", sorted(EVIDENCE.glob("drafts/*")), ids=lambda folder: folder.name)
+def test_tables_of_drafts(folder):
+    rows, page = read(folder), (DOCS / "choosing-a-search.md").read_text()
+    assert len(rows) == drafts.PROMPTS
+    assert all(drafts.table(rows, reward) in page for reward in heritability.REWARDS)
+
+
+_TIMES = ("10x", "100x", "1,000x", "10,000x")
+
+
+def test_the_long_run_rises_to_its_end():
+    (path,) = EVIDENCE.glob("long/*.json")
+    run, page = json.loads(path.read_text()), (DOCS / "choosing-a-search.md").read_text()
+    rows = read(EVIDENCE / "searches" / path.stem)
+    before = {
+        row["times"]: row["best"]
+        for row in rows
+        if (row["method"], row["prompt"], row["equal"]) == ("evosearch", run["prompt"], "nfe")
+    }
+    assert run["cost"]["nfe"] == 10 * 1000 * run["steps"]
+    assert before[100] < before[1000] < run["best"] == max(best for _, _, best in run["curve"])
+    shown = [before[10], before[100], before[1000], run["best"]]
+    assert all(f"{reward:.4f} at {times}" in page for reward, times in zip(shown, _TIMES, strict=True))
