@@ -325,7 +325,7 @@ def list_(
             typer.echo(f"{kind}:")
         for name, *lines in kinds[kind]():
             for k, line in enumerate(lines):
-                typer.echo(f"{name if k == 0 else '':20}{line}")
+                typer.echo(f"{printable(name) if k == 0 else '':19} {printable(line)}")
 
 
 def _searches() -> list[list[str]]:
@@ -347,14 +347,9 @@ def _searches() -> list[list[str]]:
 
 
 def _rewards() -> list[list[str]]:
-    from importlib import import_module
+    from evosearch.catalogue_rewards import lines
 
-    from evosearch import rewards
-
-    return [
-        _described(name, getattr(import_module(f"evosearch.rewards.{name}"), made))
-        for name, made in rewards.NAMES.items()
-    ]
+    return lines()
 
 
 def _models() -> list[list[str]]:
@@ -371,8 +366,3 @@ def _suited(call: dict[str, Any]) -> str:
     named = (f"{name} {value}" for name, value in call.items() if not isinstance(value, str))
     negative = " and a negative prompt" if str(call.get("negative_prompt", "")).strip() else ""
     return ", ".join(named) + negative
-
-
-def _described(name: str, thing: Any) -> list[str]:
-    """Name, first line of the docstring, and the file."""
-    return [name, inspect.cleandoc(thing.__doc__ or "").splitlines()[0], inspect.getsourcefile(thing) or ""]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import is_number
+from evosearch.rewards import plugins
 from evosearch.types import pictures
 
 NAMES = {
@@ -36,16 +37,20 @@ TensorReward = Callable[[Tensor, list[str]], Tensor]
 
 
 def load(name: str) -> TensorReward:
-    """The reward of this name.
+    """The reward of this name: one of ours, or else of a package that adds it, see `evosearch.rewards.plugins`.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or the package's cannot be loaded.
     """
     name = name.replace("-", "_")
     if name not in NAMES:
-        near = get_close_matches(name, NAMES, n=1)
+        added = plugins.plugins()
+        names = [*NAMES, *dict.fromkeys(plugin.name for plugin in added if plugin.name not in NAMES)]
+        if name in names:
+            return cast(TensorReward, plugins.load(name, added))
+        near = get_close_matches(name, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"reward must be one of {', '.join(NAMES)} or a callable, got {name!r}{hint}")
+        raise ValueError(f"reward must be one of {', '.join(names)} or a callable, got {name!r}{hint}")
     made: Any = getattr(import_module(f"evosearch.rewards.{name}"), NAMES[name])
     return cast(TensorReward, made() if inspect.isclass(made) else made)
 

@@ -15,10 +15,17 @@ from torch import Tensor, nn
 from evosearch.checks import samples_and_prompts, whole_number
 from evosearch.rewards.checkpoints import fill, locate, pretrained, tensors
 from evosearch.rewards.clip import Clip
+from evosearch.rewards.facts import CLIP_MODEL, Facts, Source
 from evosearch.rewards.pixels import cropped, normalised
 
 _FILE = "sac+logos+ava1-l14-linearMSE.pth"
 _URL = f"https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/{_FILE.replace('+', '%2B')}"
+FACTS = Facts(
+    "1 to 10, most at 4 to 7",
+    "Apache-2.0, its CLIP MIT",
+    "no prompt",
+    (Source("openai/clip-vit-large-patch14", 1.7e9, CLIP_MODEL), Source(_URL, 4e6, (_FILE,))),
+)
 
 
 class Aesthetic:

@@ -56,6 +56,17 @@ def locate(place: str | Path, file: str) -> Path:
     return _from_hub(name, file)
 
 
+def kept(place: str, file: str) -> Path | None:
+    """Where `locate` finds a file of a hub id or URL without a download; None where it is not on this machine."""
+    if place.startswith(("https://", "http://")):
+        path = kept_at(place)
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(place, file)
+    return Path(found) if isinstance(found, str) else None  # it may be a mark that the hub has none
+
+
 def tensors(path: Path, inside: str | None = None) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU.
 
@@ -191,18 +202,22 @@ def _from_hub(name: str, file: str) -> Path:
         raise ValueError(_reason(name, error, file)) from error
 
 
+def kept_at(url: str) -> Path:
+    """Where a file of no hub is kept: under its URL's digest and its own name."""
+    name = Path(unquote(urlsplit(url).path)).name
+    return cache_folder() / f"{sha256(url.encode()).hexdigest()[:16]}-{name}"
+
+
 def _download(url: str) -> Path:
-    """A file of no hub, kept under its URL's digest and its own name."""
     from http.client import HTTPException
     from urllib.request import urlopen
 
     from huggingface_hub import is_offline_mode
 
-    name = Path(unquote(urlsplit(url).path)).name
-    path = cache_folder() / f"{sha256(url.encode()).hexdigest()[:16]}-{name}"
+    path = kept_at(url)
     if path.is_file():
         return path
-    advice = f"get it by other means, and give the path of {name}"
+    advice = f"get it by other means, and give the path of {path.name.partition('-')[2]}"
     if is_offline_mode():
         raise ValueError(f"{url} cannot be had: HF_HUB_OFFLINE is set, and it is not in {path.parent}; {advice}")
     try:

@@ -14,8 +14,15 @@ from torch import Tensor
 from evosearch.checks import one_of, samples_and_prompts, whole_number
 from evosearch.rewards.checkpoints import pretrained, tokenizer_of
 from evosearch.rewards.clip import Clip
+from evosearch.rewards.facts import CLIP_MODEL, CLIP_TOKENIZER, Facts, Source
 from evosearch.rewards.pixels import cropped, normalised
 
+FACTS = Facts(
+    "-1 to 1, most at 0.15 to 0.35",
+    "MIT",
+    "a prompt",
+    (Source("openai/clip-vit-large-patch14", 1.7e9, (*CLIP_MODEL, *CLIP_TOKENIZER)),),
+)
 VARIANTS = ("cosine", "hessel", "torchmetrics")
 
 

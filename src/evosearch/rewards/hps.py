@@ -19,9 +19,19 @@ from torch.nn import functional
 from evosearch.checks import samples_and_prompts, whole_number
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of
 from evosearch.rewards.clip import Clip
+from evosearch.rewards.facts import CLIP_TOKENIZER, Facts, Source
 from evosearch.rewards.pixels import eight_bit, normalised
 
 _FILE = "HPS_v2.1_compressed.pt"
+FACTS = Facts(
+    "-1 to 1, most at 0.2 to 0.35",
+    "Apache-2.0",
+    "a prompt",
+    (
+        Source("xswu/HPSv2", 3.9e9, (_FILE,)),
+        Source("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", 4e6, ("config.json", *CLIP_TOKENIZER)),
+    ),
+)
 _NAMES = (
     ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
     ("vision_model.embeddings.class_embedding", "visual.class_embedding"),

@@ -18,9 +18,19 @@ from evosearch.checks import samples_and_prompts, whole_number
 from evosearch.rewards.aesthetic import linear_head
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of, weight_of
 from evosearch.rewards.clip import device_of
+from evosearch.rewards.facts import Facts, Source
 from evosearch.rewards.pixels import cropped, finite, normalised
 
 _FILE, _CONFIG = "ImageReward.pt", "med_config.json"
+FACTS = Facts(
+    "most at -2.3 to 2",
+    "Apache-2.0",
+    "a prompt",
+    (
+        Source("THUDM/ImageReward", 1.8e9, (_FILE, _CONFIG)),
+        Source("google-bert/bert-base-uncased", 1e6, ("config.json|tokenizer_config.json", "tokenizer.json|vocab.txt")),
+    ),
+)
 _SEES, _READS = "blip.visual_encoder.", "blip.text_encoder."
 _PUBLISHED = (
     ("embeddings.class_embedding", "cls_token"),

@@ -14,6 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from evosearch.checks import samples_and_prompts
+from evosearch.rewards.facts import Facts
+
+FACTS = Facts("below 0, in kB", "Apache-2.0", "no prompt")
 
 _QUALITY = 95
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import is_number, one_of, samples_and_prompts, share, whole_number
+from evosearch.rewards.facts import Facts
 from evosearch.rewards.judge_bill import Bill
 from evosearch.rewards.judge_breaker import JudgeError, Stopped
 from evosearch.rewards.judge_client import Client, Failure, Patience
@@ -30,6 +31,12 @@ from evosearch.rewards.judge_pictures import check_size, data_urls, read_picture
 __all__ = ["Judge", "JudgeError", "Patience", "Stats", "read_picture"]
 
 _URL, _MODEL, _KEY, _OPENAI = "EVOSEARCH_JUDGE_URL", "EVOSEARCH_JUDGE_MODEL", "EVOSEARCH_JUDGE_KEY", "OPENAI_API_KEY"
+FACTS = Facts(
+    "0 to 10 by rubric, 0 to 1 by yes_no",
+    "the model's own",
+    "a prompt, and an endpoint of chat completions that takes images",
+    variables=(_URL, _MODEL),
+)
 _OURS = {"model", "messages", "stream", "n"}  # fields of a request on which the reading of the answer rests
 
 

@@ -13,7 +13,18 @@ from torch import Tensor
 from evosearch.checks import samples_and_prompts, whole_number
 from evosearch.rewards.checkpoints import pretrained, tokenizer_of
 from evosearch.rewards.clip import Clip
+from evosearch.rewards.facts import CLIP_MODEL, CLIP_TOKENIZER, Facts, Source
 from evosearch.rewards.pixels import cropped, normalised
+
+FACTS = Facts(
+    "about 18 to 24",
+    "MIT",
+    "a prompt",
+    (
+        Source("yuvalkirstain/PickScore_v1", 3.9e9, CLIP_MODEL),
+        Source("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", 4e6, CLIP_TOKENIZER),
+    ),
+)
 
 
 class PickScore:

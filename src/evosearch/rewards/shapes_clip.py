@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from evosearch.checks import samples_and_prompts
+from evosearch.rewards.facts import Facts
 from evosearch.shapes import Scene, parse
 
+FACTS = Facts("-1 to 1", "Apache-2.0", "prompts of the shapes world, no motion", bundled=True)
 _FOLDER = Path(__file__).parents[1] / "models" / "shapes-clip"
 
 

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import samples_and_prompts
+from evosearch.rewards.facts import Facts
 from evosearch.shapes import COLOURS
+
+FACTS = Facts("0 to 1", "Apache-2.0", "no prompt")
 
 # The plane across the grey axis: lightness vanishes, so the ground does not count, whatever its grey.
 _PLANE = torch.tensor([[1.0, -0.5, -0.5], [0.0, 0.75**0.5, -(0.75**0.5)]])
