@@ -143,13 +143,14 @@ def finishing(
 
     It is so many whole samples' NFE. What was bred last takes the fewest steps, so that most are scored.
     """
-    if draft_steps is None:
-        for name, value in (("finals", finals), ("draft_cache", draft_cache), ("draft_prices", draft_prices)):
-            if value:
-                raise ValueError(f"{name} goes with draft_steps, the drafts that it is for; got {name}={value!r} alone")
-        return []
     if draft_prices and draft_cache is None:
         raise ValueError(f"draft_prices goes with draft_cache, whose steps they are; got {list(draft_prices)} alone")
+    if draft_steps is None:
+        if finals:
+            raise ValueError(f"finals goes with draft_steps, whose winners it finishes; got finals={finals} alone")
+        if draft_cache is not None:
+            raise ValueError("draft_cache goes with draft_steps, whose drafts reuse features; got draft_steps=None")
+        return []
     if whole_number("draft_steps", draft_steps, 1) > steps:
         raise ValueError(f"draft_steps must be at most {steps}, the steps of sampling, got {draft_steps}")
     scores = sum(steps / late for late in latest(steps, draft_steps, whole_number("rungs", rungs, 1))) / rungs
