@@ -244,15 +244,20 @@ def _affordable(pool: Sequence[Birth], sampler: Sampler, steps: int, room: int) 
 
 def _redrafted(births: Sequence[Birth], sampler: Sampler, reward: Reward, steps: int) -> Iterator[Birth]:
     """The same, judged by drafts in more steps."""
-    together: dict[tuple[int, float | None], list[Birth]] = {}
-    for birth in births:
-        together.setdefault((birth.p.i, birth.eta), []).append(birth)
-    for (_, eta), group in together.items():
+    for group in _alike(births):
         p = concat(*(birth.p for birth in group))
-        end, _ = sampler.run(p, sampler.steps, eta=eta, through=_finer(group[0], sampler, steps))
+        end, _ = sampler.run(p, sampler.steps, eta=group[0].eta, through=_finer(group[0], sampler, steps))
         judged = score(_as_preview(end, sampler), sampler, reward).reward
         assert judged is not None
         yield from (birth._replace(reward=value) for birth, value in zip(group, judged.tolist(), strict=True))
+
+
+def _alike(births: Sequence[Birth]) -> list[list[Birth]]:
+    """Those of one level and eta together, which can be run in one call."""
+    together: dict[tuple[int, float | None], list[Birth]] = {}
+    for birth in births:
+        together.setdefault((birth.p.i, birth.eta), []).append(birth)
+    return list(together.values())
 
 
 def _as_preview(p: Population, sampler: Sampler) -> Population:
@@ -270,13 +275,10 @@ def _best_first(birth: Birth) -> float:
 
 def _finished(births: Sequence[Birth], sampler: Sampler, reward: Reward, rng: torch.Generator) -> Iterator[Population]:
     """Those of one level at a time, as samples in all steps. What was bred on the way holds its state itself."""
-    together: dict[tuple[int, float | None], list[Population]] = {}
-    for p, eta, _ in births:
-        bare = replace(p.moved(p.x), log_weight=None)
-        together.setdefault((p.i, eta), []).append(bare)
-    for (level, eta), parts in together.items():
-        p = concat(*parts)
-        if level > 0:
+    for group in _alike(births):
+        eta = group[0].eta
+        p = concat(*(replace(birth.p.moved(birth.p.x), log_weight=None) for birth in group))
+        if p.i > 0:
             noises = tuple(tuple(gene for gene in genome if gene.level == 0) for genome in p.genomes)
             p = replace(p, genomes=noises).given(p.x, rng, eta=eta)
         end, _ = sampler.run(p, sampler.steps, eta=eta)

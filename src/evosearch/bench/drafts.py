@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from evosearch import models
-from evosearch.bench.cells import Cells, fingerprint
-from evosearch.bench.heritability import REWARDS, judge, told
+from evosearch.bench.heritability import REWARDS, judge, measured, told
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.drafts import levels_of
-from evosearch.resolve import sampler_of
 from evosearch.rewards import TensorReward
-from evosearch.rewards import load as load_reward
 from evosearch.types import Sampler
+
+__all__ = ["REWARDS", "all_cells", "bill", "run", "table"]
 
 PROMPTS, NOISES, FINISHED = 6, 32, 4
 _SEED = 404  # of the prompts: others than those of the comparisons
@@ -74,15 +73,7 @@ def run(
     Yields:
         Each cell, once it is done.
     """
-    cells = Cells(out, {"model": model, "dtype": dtype, "weights": fingerprint(model, "shapes-clip")}, part)
-    if not (missing := cells.missing(todo)):
-        return
-    pipe = models.load(model, dtype=dtype)
-    rewards = {name: load_reward(name) for name in REWARDS}
-    for cell in missing:
-        sampler = sampler_of(pipe, cell.prompt, steps=None, eta=0.0, seed=0, batch_size=8, pipeline_kwargs={})
-        cells.append(cell, **drafts_of(sampler, rewards, cell.prompt))
-        yield cell
+    yield from measured(todo, out, model, part, dtype, drafts_of)
 
 
 def drafts_of(sampler: Sampler, rewards: Mapping[str, TensorReward], prompt: str) -> dict[str, Any]:

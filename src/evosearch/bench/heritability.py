@@ -11,14 +11,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from evosearch import models
-from evosearch.bench.cells import Cells, fingerprint
+from evosearch.bench.cells import C, Cells, fingerprint
 from evosearch.bench.prompts import held_out_prompts
 from evosearch.bench.statistics import Interval, clustered
 from evosearch.mutation import mutate
@@ -109,14 +109,26 @@ def run(
     Yields:
         Each cell, once it is done.
     """
+    yield from measured(todo, out, model, part, dtype, families)
+
+
+def measured(
+    todo: Sequence[C], out: Path, model: str, part: tuple[int, int], dtype: str,
+    find: Callable[[Sampler, Mapping[str, TensorReward], str], dict[str, Any]],
+) -> Iterator[C]:  # fmt: skip
+    """Keep what ``find`` finds of the cells that ``out`` does not hold yet, by a sampler and `REWARDS`; see `run`.
+
+    A cell has a ``prompt``, and the ``eta`` of its sampler if that is not 0.
+    """
     cells = Cells(out, {"model": model, "dtype": dtype, "weights": fingerprint(model, "shapes-clip")}, part)
     if not (missing := cells.missing(todo)):
         return
     pipe = models.load(model, dtype=dtype)
     rewards = {name: load_reward(name) for name in REWARDS}
     for cell in missing:
-        sampler = sampler_of(pipe, cell.prompt, steps=None, eta=cell.eta, seed=0, batch_size=8, pipeline_kwargs={})
-        cells.append(cell, **families(sampler, rewards, cell.prompt))
+        prompt, eta = cast(Any, cell).prompt, getattr(cell, "eta", 0.0)
+        sampler = sampler_of(pipe, prompt, steps=None, eta=eta, seed=0, batch_size=8, pipeline_kwargs={})
+        cells.append(cell, **find(sampler, rewards, prompt))
         yield cell
 
 
