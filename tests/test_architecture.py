@@ -13,7 +13,7 @@ SRC = Path(searches.__file__).parents[1]
 MODULES = {".".join(path.relative_to(SRC).with_suffix("").parts): path for path in sorted(SRC.rglob("*.py"))}
 EVERY_MODULE = pytest.mark.parametrize("name", MODULES)
 
-OPERATORS = {"noise", "path", "resampling", "selection", "mutation", "bands", "scoring"}
+OPERATORS = {"noise", "path", "resampling", "selection", "mutation", "bands", "scoring", "steering"}
 ALLOWED = {
     "types": {"path"},  # for its annotations alone
     "checks": set(),
@@ -25,7 +25,8 @@ ALLOWED = {
     "mutation": {"types", "path", "noise"},
     "declaration": {"types"},
     "scoring": {"types"},
-    "drafts": {"types", "declaration", "noise", "scoring"},
+    "steering": {"types", "scoring"},
+    "drafts": {"types", "declaration", "noise", "scoring", "steering"},
     "genome": {"types", "noise", "mutation"},
     "sampler": {"types", "path", "noise"},
     "seam": {"types", "path", "noise", "sampler"},

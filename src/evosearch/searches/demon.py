@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from evosearch.checks import above_zero, one_of, whole_number
 from evosearch.declaration import Wave, search
-from evosearch.scoring import preview, score
+from evosearch.steering import MIXES, looks, steered
 from evosearch.types import Population, Reward, Sampler
 
 
@@ -26,9 +25,9 @@ def _waves(
 ) -> list[Wave]:
     whole_number("noises", noises, 1)
     whole_number("lookahead", lookahead, 1)
-    one_of("weights", weights, ("tanh", "softmax"))
+    one_of("weights", weights, MIXES)
     above_zero("temperature", temperature)
-    tried = [[Wave(noises, min(lookahead, steps - i)), Wave(1, 1, 0)] for i in range(1, steps)]
+    tried = [[Wave(noises, nfe), Wave(1, 1, 0)] for nfe in looks(steps, 0, lookahead)]
     return [Wave(1, 1, 0), *(wave for step in tried for wave in step), Wave(1, 0)]
 
 
@@ -63,28 +62,5 @@ def demon(
         The state after each step, then the finished one.
     """
     _waves(sampler.steps, noises=noises, lookahead=lookahead, weights=weights, temperature=temperature)
-    p = sampler.predict(sampler.prior(1))
-    while p.i < sampler.steps - 1:
-        tried = p.branch(torch.zeros(noises, dtype=torch.int64), rng)  # its own noise is among them
-        z = sampler.noise(tried.key, p.i, "step")
-        tried = preview(sampler.step(tried, eta, z), sampler, reward, lookahead)
-        assert tried.reward is not None
-        share = _weights(tried.reward, weights, temperature).float().view(-1, *[1] * (z.ndim - 1))
-        mixed = (share * z).sum(0, keepdim=True)
-        length = mixed.norm()
-        z = mixed / length * z[0].numel() ** 0.5 if length > 0 else z[:1]
-        p = sampler.predict(sampler.step(p, eta, z))
-        yield p
-    p = sampler.step(p, eta)
-    yield score(p.given(p.x, rng), sampler, reward)
-
-
-def _weights(reward: Tensor, kind: str, temperature: float) -> Tensor:
-    """(N,), 0 where the reward is not finite, or where all are alike."""
-    reward, valid = reward.double(), reward.isfinite()
-    if not valid.any():
-        return torch.zeros_like(reward)
-    apart = torch.where(valid, reward - reward[valid].mean(), 0.0)
-    if kind == "tanh":
-        return torch.tanh(apart / apart[valid].std(correction=0).clamp(min=1e-12))
-    return torch.softmax(torch.where(valid, apart / temperature, -torch.inf), 0)
+    how: dict[str, Any] = {"lookahead": lookahead, "weights": weights, "temperature": temperature, "eta": eta}
+    yield from steered(sampler.prior(1), sampler, reward, rng, noises=noises, **how)
