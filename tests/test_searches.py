@@ -47,6 +47,7 @@ CASES = [
     ("evosearch", {"schedule": (), "sizes": (9,), "look": STEPS - 1, "finish": 4}, 0.0),
     ("evosearch", {**EVO, "draft_steps": 5, "finals": 5, "schedule": (0, 2, 4), "child_eta": 1.0}, 0.0),
     ("evosearch", {**EVO, "draft_steps": 7, "finals": 2, "look": 3}, 0.5),
+    ("evosearch", {**EVO, "draft_steps": 5, "finals": 2, "schedule": (0, 2, 4), "steered": 4, "steered_from": 2}, 0.0),
     ("paper_evosearch", EVO, 1.0),
     ("paper_evosearch", {**EVO, "late": True}, 1.0),
     ("planned_evosearch", {"nfe": 300, "brood": 4}, 0.0),
@@ -87,6 +88,7 @@ CASES = [
     ("drafts", {"n": 9, "draft_steps": 4, "finals": 5}, 0.0),
     ("drafts", {"of": "evosearch", **EVO, "schedule": (0, 2, 4), "draft_steps": 5, "finals": 2}, 1.0),
     ("drafts", {"of": "backtrack", "nfe": 95, "draft_steps": 5, "finals": 3}, 0.0),
+    ("drafts", {"n": 9, "draft_steps": 4, "finals": 1, "steered": 5, "steered_from": 1}, 0.0),
     ("drafts", {"of": "trust_region", "n": 30, "regions": 3, "batch": 5, "draft_steps": 3, "finals": 4}, 0.0),
     ("lidar", {"bank": 6, "n": 2, "quick": 4}, 0.0),
     ("reno", {"rounds": 4, "n": 2}, 0.0),
@@ -723,21 +725,26 @@ def test_a_schedule_by_budget_spends_it(steps, times):
     if times == 1:
         assert knobs == {"schedule": [], "sizes": [1]}
         return
-    drafts, finals = knobs["draft_steps"], knobs["finals"]
+    drafts, finals, steered = knobs["draft_steps"], knobs["finals"], knobs.get("steered", 0)
     assert drafts == max(4, round(steps / 4))
-    assert finals == waves[-1].particles == max(1, round(times / 5))
-    room = (times - finals) * steps
+    assert steered == (round(0.4 * times) if times >= 10 else 0)
+    assert finals == max(1, round((times - steered) / 5))
+    assert [wave.particles for wave in waves[-2:] if wave.steps == steps] == (
+        [finals, steered] if steered else [finals]
+    )
+    room = (times - finals - steered) * steps
     assert explored(drafts, room) == pytest.approx(max(0.3, min(1.0, 7 * drafts / room)))
     assert 0 <= explored(drafts, room) * room - nfe_of(waves[:1]) < drafts
 
 
-def test_each_level_of_a_schedule_by_budget_gets_as_much_in_generations_as_large():
-    knobs = searches.evosearch.fit(20, 20_000)
+@pytest.mark.parametrize(("given", "levels"), [({}, [2]), ({"steered": 0}, [2, 3, 4])])
+def test_each_level_of_a_schedule_by_budget_gets_as_much_in_generations_as_large(given, levels):
+    knobs = searches.evosearch.fit(20, 20_000, **given)
     spent, sizes = dict.fromkeys(knobs["schedule"], 0), {level: [] for level in knobs["schedule"]}
     for level, size in zip(knobs["schedule"], knobs["sizes"][1:], strict=True):
         spent[level] += size * (5 - level)
         sizes[level].append(size)
-    assert [*spent] == [2, 3, 4]
+    assert [*spent] == levels
     assert max(spent.values()) - min(spent.values()) < 5
     assert all(max(found) - min(found) <= 1 for found in sizes.values())
 
@@ -750,6 +757,8 @@ def test_each_level_of_a_schedule_by_budget_gets_as_much_in_generations_as_large
         {"parents": 1, "child_eta": 0.5},
         {"draft_steps": None},
         {"draft_steps": 3, "finals": 9},
+        {"steered": 0},
+        {"steered": 9, "steered_from": 1},
     ],
 )
 def test_a_schedule_by_budget_goes_with_what_the_user_says(given):
@@ -795,7 +804,11 @@ def test_the_plan_in_words():
         "At 5x one sample new noises gain most, and get 44% of what explores: 7 drafts in 5 of 20 steps; then 28 "
         "children in 4 generations, bred at level 2, 3, 4 of 5; the NFE of 1 sample finish the best."
     )
-    assert said(100).startswith("At 100x one sample children gain most, and get 70% of what explores: 96 drafts in 5 ")
+    assert said(100) == (
+        "At 100x one sample children gain most, and get 70% of what explores: 57 drafts in 5 of 20 steps; then 225 "
+        "children in 28 generations, bred at level 2 of 5; the NFE of 12 samples finish the best, and those of 40 "
+        "steer one from level 8 of 20."
+    )
     assert said(30, draft_steps=None).startswith(
         "At 30x one sample children gain most, and get 70% of what explores: 9 s"
     )

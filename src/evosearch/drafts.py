@@ -19,6 +19,7 @@ from torch import Tensor
 
 from evosearch.noise import seed_of
 from evosearch.scoring import score
+from evosearch.steering import looks, steered
 from evosearch.types import Population, Reward, Sampler, concat
 
 
@@ -151,6 +152,8 @@ def drafted(
     steps: int,
     room: int,
     explores: int | None = None,
+    steering: int = 0,
+    steered_from: int = 0,
     rungs: int = 1,
     draft_cache: Any = None,
     draft_prices: Sequence[float] | None = None,
@@ -169,6 +172,9 @@ def drafted(
         room: NFE for finishing. What was bred late costs few, so that more of them are finished.
         explores: NFE for exploring with a cache, which ends before it takes more: what drafts take is then known once
             they are made. What they leave finishes winners.
+        steering: NFE for steering one more winner, see `evosearch.steering`, the best of those that were bred where
+            that begins, or before; with what finishing leaves.
+        steered_from: Level of a draft at which it begins.
         rungs: Of successive halving: each takes an equal part of the room and more steps than the one before, the last
             one all of them.
         draft_cache: Feature cache of drafts, see `Sampler.cached`.
@@ -178,6 +184,7 @@ def drafted(
         The best draft, as the state that it was bred at, whenever the search yields; winners, once they are finished.
     """
     draft, pool, seen, due = DraftSampler(sampler, steps), list[Birth](), 0, _FIRST
+    start, root = draft.levels[steered_from], None
     if draft_cache is not None:
         draft = DraftSampler(sampler.cached(draft_cache, draft_prices or ()), steps, explores)
     most = room // min(latest(sampler.steps, steps, rungs))
@@ -189,8 +196,11 @@ def drafted(
         for id, value in zip(p.id.tolist(), p.reward.tolist(), strict=True):
             if id not in draft.births:
                 continue
-            insort(pool, draft.births[id]._replace(reward=value), key=_best_first)
+            birth = draft.births[id]._replace(reward=value)
+            insort(pool, birth, key=_best_first)
             del pool[most:]
+            if birth.p.i <= start:
+                root = min(root or birth, birth, key=_best_first)
             seen += 1
             if seen >= due and (need := sampler.cost(pool[0].p, sampler.steps)) <= early:
                 due, early, room = _TIMES * due, early - need, room - need
@@ -199,12 +209,18 @@ def drafted(
         if pool:
             yield replace(pool[0].p, reward=torch.tensor([pool[0].reward]))
     room += draft.left
+    if sampler.edits:  # no step can be taken without the pipeline, and so none be steered
+        room, steering = room + steering, 0
     for rung, finer in enumerate(rungs_of(sampler.steps, steps, rungs)[:-1]):
         part = room // (rungs - rung)
         tried = _affordable(pool, sampler, finer, part)
         room -= sum(_cost(birth, sampler, finer) for birth in tried)
         pool = sorted(_redrafted(tried, sampler, reward, finer), key=_best_first)
-    yield from _finished(_affordable(pool, sampler, sampler.steps, room), sampler, reward, ids)
+    winners = _affordable(pool, sampler, sampler.steps, room)
+    yield from _finished(winners, sampler, reward, ids)
+    if steering and root:
+        steering += room - sum(_cost(birth, sampler, sampler.steps) for birth in winners)
+        yield from _steered(root, sampler, reward, ids, start, steering)
 
 
 def rungs_of(steps: int, draft_steps: int, rungs: int) -> list[int]:
@@ -274,12 +290,28 @@ def _best_first(birth: Birth) -> float:
 
 
 def _finished(births: Sequence[Birth], sampler: Sampler, reward: Reward, rng: torch.Generator) -> Iterator[Population]:
-    """Those of one level at a time, as samples in all steps. What was bred on the way holds its state itself."""
+    """Those of one level at a time, as samples in all steps."""
     for group in _alike(births):
-        eta = group[0].eta
-        p = concat(*(replace(birth.p.moved(birth.p.x), log_weight=None) for birth in group))
-        if p.i > 0:
-            noises = tuple(tuple(gene for gene in genome if gene.level == 0) for genome in p.genomes)
-            p = replace(p, genomes=noises).given(p.x, rng, eta=eta)
-        end, _ = sampler.run(p, sampler.steps, eta=eta)
+        end, _ = sampler.run(_resumed(group, rng), sampler.steps, eta=group[0].eta)
         yield score(end, sampler, reward)
+
+
+def _steered(
+    birth: Birth, sampler: Sampler, reward: Reward, rng: torch.Generator, start: int, room: int
+) -> Iterator[Population]:
+    """One as a sample in all steps, steered from a level on by as many noises as there is room for."""
+    p, noises = _resumed([birth], rng), (room - sampler.steps + birth.p.i) // sum(looks(sampler.steps, start))
+    if noises < 2:
+        return
+    if p.i < start:
+        p, _ = sampler.run(p, start, eta=birth.eta)
+    yield from steered(p, sampler, reward, rng, noises=noises)
+
+
+def _resumed(births: Sequence[Birth], rng: torch.Generator) -> Population:
+    """Those of one level and eta, to go on in all steps. What was bred on the way holds its state itself."""
+    p = concat(*(replace(birth.p.moved(birth.p.x), log_weight=None) for birth in births))
+    if p.i == 0:
+        return p
+    noises = tuple(tuple(gene for gene in genome if gene.level == 0) for genome in p.genomes)
+    return replace(p, genomes=noises).given(p.x, rng, eta=births[0].eta)

@@ -26,10 +26,11 @@ from evosearch.rewards.shapes_clip import ShapesClip
 from evosearch.run import search
 from evosearch.session import InvalidReward
 
-OURS, BASELINE = "evosearch", "best_of_n"
+OURS, UNSTEERED, BASELINE = "evosearch", "evosearch, unsteered", "best_of_n"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in searches.__all__ if name != "particles"},
     **{f"particles, {preset}": ("particles", {"preset": preset}) for preset in ("fk", "das", "bfs")},
+    UNSTEERED: (OURS, {"steered": 0}),
 }
 """What is compared: name -> (algorithm, knobs). All other knobs are those that a user gets who names none."""
 

@@ -21,7 +21,7 @@ from evosearch.drafts import drafted
 from evosearch.searches.schedules import drafts_and_finals, finishing, price_of, priced
 from evosearch.types import Population, Reward, Sampler
 
-_DRAFTING = ("draft_steps", "finals", "rungs", "draft_cache", "draft_prices")
+_DRAFTING = ("draft_steps", "finals", "steered", "steered_from", "rungs", "draft_cache", "draft_prices")
 
 
 def _inner(name: Any, knobs: dict[str, Any]) -> Search:
@@ -40,6 +40,8 @@ def _waves(
     of: str = "best_of_n",
     draft_steps: int,
     finals: int,
+    steered: int = 0,
+    steered_from: int = 0,
     rungs: int = 1,
     draft_cache: Any = None,
     draft_prices: Sequence[float] | None = None,
@@ -47,6 +49,7 @@ def _waves(
 ) -> list[Wave]:
     knobs.pop("eta", None)
     drafting: dict[str, Any] = {"rungs": rungs, "draft_cache": draft_cache, "draft_prices": draft_prices}
+    drafting |= {"steered": steered, "steered_from": steered_from}
     finished = finishing(steps, whole_number("draft_steps", draft_steps, 1), finals, **drafting)
     return [*priced(_inner(of, knobs).waves(draft_steps, **knobs), draft_prices), *finished]
 
@@ -64,11 +67,14 @@ def _fit(steps: int, budget: int, *, of: str = "best_of_n", **given: Any) -> dic
         raise ValueError("draft_steps must be a whole number, got None; a search without drafts goes by its own name")
 
     def fitted(nfe: int) -> dict[str, Any]:
-        drafts, finals = drafts_and_finals(steps, nfe, given)
+        steering = whole_number("steered", given.get("steered", 0), 0) * steps
+        drafts, finals = drafts_and_finals(steps, nfe - steering, given)
         own = {"draft_steps": drafts, "finals": finals}
         knobs = {name: value for name, value in given.items() if name not in (*_DRAFTING, "eta")}
         assert drafts is not None
-        room = (nfe - finals * steps) * drafts / price_of(drafts, given.get("draft_prices"))  # in steps of a draft
+        room = (
+            (nfe - finals * steps - steering) * drafts / price_of(drafts, given.get("draft_prices"))
+        )  # in steps of a draft
         found = own | _inner(of, knobs).fit(drafts, int(room), **knobs)
         return {name: value for name, value in found.items() if name not in given}
 
@@ -94,6 +100,8 @@ def drafts(
     of: str = "best_of_n",
     draft_steps: int,
     finals: int,
+    steered: int = 0,
+    steered_from: int = 0,
     rungs: int = 1,
     draft_cache: Any = None,
     draft_prices: Sequence[float] | None = None,
@@ -102,8 +110,8 @@ def drafts(
 ) -> Iterator[Population]:
     """Explore by drafts, whatever the search, and finish the best of them.
 
-    NFE: that of the search in draft_steps, and at most finals · steps.
-    Rewards: that of the search, and one for each that is finished.
+    NFE: that of the search in draft_steps, and at most (finals + steered) · steps.
+    Rewards: that of the search, one for each that is finished, and a preview for each noise that is tried.
 
     Args:
         sampler: The model with its prompt.
@@ -114,6 +122,9 @@ def drafts(
             it is fitted to a budget.
         finals: How many whole samples' NFE finish the best drafts; a fifth of a budget. What was bred late goes on
             from where it was bred, so that more than so many may be finished.
+        steered: How many whole samples' NFE steer one more: denoise the best of those that were bred where that begins,
+            or before, by the better of many noises at each step, see `evosearch.steering`; none by default.
+        steered_from: Level of a draft at which that begins.
         rungs: Of successive halving between drafts and samples, see `evosearch.drafts.drafted`.
         draft_cache: Let the network of drafts reuse features: ``first_block``, ``taylor_seer`` or a cache config of
             diffusers; drafts then have half the steps unless told otherwise.
@@ -125,15 +136,12 @@ def drafts(
         The best draft so far, as the state that it was bred at; winners, once they are finished.
     """
     drafting: dict[str, Any] = {"rungs": rungs, "draft_cache": draft_cache, "draft_prices": draft_prices}
-    waves = _waves(sampler.steps, of=of, draft_steps=draft_steps, finals=finals, **drafting, **knobs)
-    explore = partial(_inner(of, knobs), eta=eta, **knobs)
-    yield from drafted(
-        explore,
-        sampler,
-        reward,
-        rng,
-        steps=draft_steps,
-        room=nfe_of(waves[-1:]),
-        explores=nfe_of(waves[:-1]),
-        **drafting,
+    drafting |= {"steered_from": steered_from}
+    waves = _waves(sampler.steps, of=of, draft_steps=draft_steps, finals=finals, steered=steered, **drafting, **knobs)
+    explore, room, steering = (
+        partial(_inner(of, knobs), eta=eta, **knobs),
+        finals * sampler.steps,
+        steered * sampler.steps,
     )
+    drafting |= {"explores": nfe_of(waves) - room - steering}
+    yield from drafted(explore, sampler, reward, rng, steps=draft_steps, room=room, steering=steering, **drafting)

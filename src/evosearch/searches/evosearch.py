@@ -13,7 +13,8 @@ Differs from the paper:
 - the rate is .15 instead of .3, and the tournament, which the paper leaves open, has 3 rivals;
 - fitted to a budget, it takes none of the paper's sizes: it explores by drafts of a quarter of the steps
   (``draft_steps``), noises first, then small generations of the best few (``parents``) from the middle of the
-  trajectory on, several at one level, with a rate of .6; the winners are finished in all steps.
+  trajectory on, several at one level, with a rate of .6; the winners are finished in all steps, one of them by noises
+  that are mixed of several at each step, as in `demon` (``steered``).
 
 Differs from the released code:
 - states are kept at the level at which they are resumed, not one step later;
@@ -52,6 +53,8 @@ def waves_of(
     *,
     draft_steps: int | None = None,
     finals: int = 0,
+    steered: int = 0,
+    steered_from: int = 0,
     rungs: int = 1,
     draft_cache: Any = None,
     draft_prices: Sequence[float] | None = None,
@@ -59,7 +62,7 @@ def waves_of(
 ) -> list[Wave]:
     """What is explored, generation by generation, and what is finished; ValueError where knobs do not go together."""
     drafting: dict[str, Any] = {"rungs": rungs, "draft_cache": draft_cache, "draft_prices": draft_prices}
-    finished = finishing(steps, draft_steps, finals, **drafting)
+    finished = finishing(steps, draft_steps, finals, steered=steered, steered_from=steered_from, **drafting)
     explored = priced(_explored(draft_steps or steps, **knobs), draft_prices)
     if finals > knobs["sizes"][0]:
         raise ValueError(f"finals must be at most the first of sizes, {knobs['sizes'][0]}, got {finals}")
@@ -67,7 +70,7 @@ def waves_of(
 
 
 def _least(steps: int, **knobs: Any) -> list[Wave]:
-    """Of what finishes winners, a sample's worth may be too little for one more."""
+    """Of what finishes winners, a sample's worth may be too little for one more, or for one more noise."""
     waves = waves_of(steps, **knobs)
     return waves if knobs.get("draft_steps") is None else [*waves[:-1], Wave(waves[-1].particles - 1, steps)]
 
@@ -135,7 +138,7 @@ def _plan(steps: int, given: Collection[str], **knobs: Any) -> str:
     waves, said = waves_of(steps, **knobs), in_words(steps, **knobs)
     if not is_by_budget(steps, given):
         return f"{said}."
-    explores = waves[:-1] if knobs.get("finals") else waves
+    explores = _explored(knobs.get("draft_steps") or steps, **knobs)
     return f"At {nfe_of(waves) / steps:.0f}x one sample {regime(nfe_of(explores[:1]) / nfe_of(explores))}: {said}."
 
 
@@ -159,6 +162,8 @@ def evosearch(
     child_eta: float | None = None,
     draft_steps: int | None = None,
     finals: int = 0,
+    steered: int = 0,
+    steered_from: int = 0,
     rungs: int = 1,
     draft_cache: Any = None,
     draft_prices: Sequence[float] | None = None,
@@ -168,8 +173,9 @@ def evosearch(
 
     NFE: K_0 · steps + Σ_g (K_{g+1} - elites) · (steps - s_g); by renoise · (steps - max(0, s_g - span)); with look,
         K_0 · (look + 1) + finish · (steps - look - 1) for K_0 · steps; with drafts the same of draft_steps, and
-        finals · steps.
-    Rewards: K_0 + Σ_g (K_{g+1} - elites); with look, finish more; with drafts, those that are finished.
+        (finals + steered) · steps.
+    Rewards: K_0 + Σ_g (K_{g+1} - elites); with look, finish more; with drafts, those that are finished, and where
+        one is steered, a preview for each noise that is tried.
 
     Args:
         sampler: The model with its prompt.
@@ -194,6 +200,9 @@ def evosearch(
             samples by default.
         finals: With drafts, how many whole samples' NFE finish the best of them. What was bred late goes on from
             where it was bred, so that more than so many may be finished.
+        steered: With drafts, how many whole samples' NFE steer one more: denoise the best of those that were bred where
+            that begins, or before, by the better of many noises at each step, see `evosearch.steering`.
+        steered_from: Level at which that begins, counted as ``schedule`` is.
         rungs: With drafts, of successive halving between them and samples, see `evosearch.drafts.drafted`.
         draft_cache: Let the network of drafts reuse features: ``first_block``, ``taylor_seer`` or a cache config of
             diffusers; drafts then have half the steps unless told otherwise.
@@ -211,19 +220,12 @@ def evosearch(
         "finish": finish, "child_eta": child_eta,
     }  # fmt: skip
     drafting: dict[str, Any] = {"rungs": rungs, "draft_cache": draft_cache, "draft_prices": draft_prices}
-    waves = waves_of(sampler.steps, draft_steps=draft_steps, finals=finals, **drafting, **knobs)
+    drafting |= {"steered_from": steered_from}
+    waves = waves_of(sampler.steps, draft_steps=draft_steps, finals=finals, steered=steered, **drafting, **knobs)
     if draft_steps is not None:
-        explore = partial(evosearch, eta=eta, **knobs)
-        yield from drafted(
-            explore,
-            sampler,
-            reward,
-            rng,
-            steps=draft_steps,
-            room=nfe_of(waves[-1:]),
-            explores=nfe_of(waves[:-1]),
-            **drafting,
-        )
+        explore, room, steering = partial(evosearch, eta=eta, **knobs), finals * sampler.steps, steered * sampler.steps
+        drafting |= {"explores": nfe_of(waves) - room - steering}
+        yield from drafted(explore, sampler, reward, rng, steps=draft_steps, room=room, steering=steering, **drafting)
         return
     levels = sorted(set(schedule))
     pools: dict[int, Population] = {}  # all states seen at a level, with their final rewards

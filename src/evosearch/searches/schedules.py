@@ -8,22 +8,26 @@ from typing import Any
 
 from evosearch.checks import above_zero, whole_number, whole_numbers
 from evosearch.declaration import Wave, nfe_of
-from evosearch.drafts import latest
+from evosearch.drafts import latest, levels_of
+from evosearch.steering import looks
 
 Waves = Callable[..., list[Wave]]
 
 DRAFT, CACHED_DRAFT = 0.25, 0.5
 """Steps of a draft, as a share of all; of one whose network reuses features."""
+STEERED = 0.4
+"""Share of the NFE that steers a winner."""
 FINISHED = 0.2
-"""Share of the NFE that finishes winners."""
+"""Share of the others that finishes winners."""
 LEVELS = (0.4, 0.6, 0.8)
-"""Where children are bred, one level after the other, each for an equal share of the NFE."""
+"""Where children are bred, one level after the other, each for an equal share of the NFE; where a winner is steered
+from the first of them on, at that one alone."""
 BREEDING = {"parents": 4, "rate": 0.6}
 """What goes with it: few parents, and children that differ from them."""
 
 _EXPLORED, _LEAST_EXPLORED = 7.0, 0.3
 _BROOD, _GENERATIONS = 8, 100
-_FEWEST_STEPS, _FEWEST_DRAFT_STEPS = 8, 4
+_FEWEST_STEPS, _FEWEST_DRAFT_STEPS, _FEWEST_NOISES = 8, 4, 4
 _OF_THE_PAPER = {"schedule", "sizes", "look", "finish", "mutation", "span"}
 
 
@@ -54,6 +58,7 @@ def in_words(
     elites: int = 1,
     draft_steps: int | None = None,
     finals: int = 0,
+    steered: int = 0,
     **knobs: Any,
 ) -> str:
     """What a schedule comes to."""
@@ -66,7 +71,11 @@ def in_words(
         levels = ", ".join(map(str, dict.fromkeys(schedule)))
         children = _many(sum(size - elites for size in sizes[1:]), "child", "children")
         found += f"; then {children} in {_many(len(schedule), 'generation')}, bred at level {levels} of {explores}"
-    return f"{found}; the NFE of {_many(finals, 'sample')} finish the best" if finals else found
+    if not finals:
+        return found
+    found += f"; the NFE of {_many(finals, 'sample')} finish the best"
+    start = levels_of(steps, explores)[knobs.get("steered_from", 0)]
+    return f"{found}, and those of {steered} steer one from level {start} of {steps}" if steered else found
 
 
 def _many(n: int, one: str, more: str = "") -> str:
@@ -82,8 +91,8 @@ def by_budget(name: str, waves: Waves) -> Callable[..., dict[str, Any]]:
     """Our schedules, as a ``fit``: explore by drafts, breed late from the best, finish the winners.
 
     A draft takes a quarter of the steps. New noises come first; what is left goes into small generations of a few
-    parents, from the middle of the trajectory on, where a child costs little and keeps much. With few steps, or where
-    the user says when and how many, the paper's rules hold.
+    parents, from the middle of the trajectory on, where a child costs little and keeps much. Two fifths of the NFE
+    steer a winner from there on. With few steps, or where the user says when and how many, the paper's rules hold.
 
     Args:
         name: Of the search.
@@ -103,15 +112,19 @@ def by_budget(name: str, waves: Waves) -> Callable[..., dict[str, Any]]:
                 return by_the_paper(steps, budget, **given)
             except ValueError:  # too small a budget for a generation
                 return _sampled(budget // steps)
-        drafts, finals = drafts_and_finals(steps, budget, given)
+        steered = _steering(steps, budget, given)
+        drafts, finals = drafts_and_finals(steps, budget - steered * steps, given)
         explores, prices = drafts or steps, given.get("draft_prices")
-        room, each = budget - finals * steps, price_of(explores, prices)
+        room, each = budget - (finals + steered) * steps, price_of(explores, prices)
         if drafts and room < 2 * each:  # nothing to choose from
             return _sampled(budget // steps)
         first = int(explored(each, room) * room / each)
-        schedule, broods = _broods(explores, int(room - first * each), prices)
+        levels = [round(level * explores) for level in (LEVELS[:1] if steered else LEVELS)]
+        schedule, broods = _broods(explores, levels, int(room - first * each), prices)
         elites = whole_number("elites", given.get("elites", 0), 0)
         knobs: dict[str, Any] = {**BREEDING, "draft_steps": drafts, "finals": finals, "elites": elites}
+        if steered:
+            knobs |= {"steered": steered, "steered_from": levels[0]}
         if "tournament" in given:
             del knobs["parents"]
         knobs |= {"schedule": schedule, "sizes": [first, *(size + elites for size in broods)]}
@@ -130,18 +143,35 @@ def drafts_and_finals(steps: int, budget: int, given: Mapping[str, Any]) -> tupl
     return whole_number("draft_steps", drafts, 1), whole_number("finals", finals, 1)
 
 
+def _steering(steps: int, budget: int, given: Mapping[str, Any]) -> int:
+    """How many samples' worth steers a winner; 0 without drafts, and where that is too little."""
+    if given.get("draft_steps", 1) is None:
+        return 0
+    if "steered" in given:
+        return whole_number("steered", given["steered"], 0)
+    steered = round(STEERED * budget / steps)
+    return steered if noises_of(steps, steered, round(LEVELS[0] * steps)) >= _FEWEST_NOISES else 0
+
+
+def noises_of(steps: int, steered: int, start: int) -> int:
+    """How many noises a step so many samples' worth try from a level on, where the winner is at its noise still."""
+    return (steered - 1) * steps // sum(looks(steps, start))
+
+
 def finishing(
     steps: int,
     draft_steps: int | None,
     finals: int,
     *,
+    steered: int = 0,
+    steered_from: int = 0,
     rungs: int = 1,
     draft_cache: Any = None,
     draft_prices: Sequence[float] | None = None,
 ) -> list[Wave]:
-    """The wave that finishes winners, none without drafts; ValueError where these knobs do not go together.
+    """The waves that finish winners and steer one, none without drafts; ValueError where knobs do not go together.
 
-    It is so many whole samples' NFE. What was bred last takes the fewest steps, so that most are scored.
+    They are so many whole samples' NFE. What was bred last takes the fewest steps, so that most are scored.
     """
     if draft_prices and draft_cache is None:
         raise ValueError(f"draft_prices goes with draft_cache, whose steps they are; got {list(draft_prices)} alone")
@@ -150,11 +180,25 @@ def finishing(
             raise ValueError(f"finals goes with draft_steps, whose winners it finishes; got finals={finals} alone")
         if draft_cache is not None:
             raise ValueError("draft_cache goes with draft_steps, whose drafts reuse features; got draft_steps=None")
+        if steered:
+            raise ValueError(f"steered goes with draft_steps, of whose winners it steers one; got steered={steered}")
         return []
     if whole_number("draft_steps", draft_steps, 1) > steps:
         raise ValueError(f"draft_steps must be at most {steps}, the steps of sampling, got {draft_steps}")
     scores = sum(steps / late for late in latest(steps, draft_steps, whole_number("rungs", rungs, 1))) / rungs
-    return [Wave(whole_number("finals", finals, 1), steps, scores=math.ceil(scores))]
+    finished = [Wave(whole_number("finals", finals, 1), steps, scores=math.ceil(scores))]
+    if not whole_number("steered", steered, 0):
+        return finished
+    if whole_number("steered_from", steered_from, 0) >= draft_steps:
+        raise ValueError(
+            f"steered_from must be a level from 0 to {draft_steps - 1}, since a draft takes {draft_steps} steps; "
+            f"got {steered_from}"
+        )
+    start = levels_of(steps, draft_steps)[steered_from]
+    if not looks(steps, start) or noises_of(steps, steered, start) < 2:
+        raise ValueError(f"steered must be enough to try 2 noises a step from level {start} of {steps}, got {steered}")
+    tried = (steered * steps - steps + start) // sum(looks(steps, start)) * len(looks(steps, start))
+    return [*finished, Wave(steered, steps, scores=math.ceil((tried + 1) / steered))]
 
 
 def priced(waves: Sequence[Wave], prices: Sequence[float] | None) -> list[Wave]:
@@ -177,9 +221,10 @@ def _sampled(n: int) -> dict[str, Any]:
     return {"schedule": [], "sizes": [n]}
 
 
-def _broods(steps: int, room: int, prices: Sequence[float] | None) -> tuple[list[int], list[int]]:
+def _broods(
+    steps: int, levels: Sequence[int], room: int, prices: Sequence[float] | None
+) -> tuple[list[int], list[int]]:
     """The level and the size of each generation; sizes of one level differ by one at the most."""
-    levels = [round(level * steps) for level in LEVELS]
     each = [price_of(steps - level, prices) for level in levels]
     brood = max(_BROOD, sum(int(room // len(levels) / nfe) for nfe in each) // _GENERATIONS)
     schedule, sizes = list[int](), list[int]()
