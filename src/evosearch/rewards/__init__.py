@@ -30,6 +30,7 @@ NAMES = {
     "image_reward": "ImageReward",
     "hps": "Hps",
     "judge": "Judge",
+    "per_frame": "PerFrame",
 }
 """Reward names and what makes them, each in the module of its name."""
 
@@ -39,20 +40,29 @@ TensorReward = Callable[[Tensor, list[str]], Tensor]
 def load(name: str) -> TensorReward:
     """The reward of this name: one of ours, or else of a package that adds it, see `evosearch.rewards.plugins`.
 
+    Args:
+        name: Of the reward; after a colon may stand what it is to be made of, its first argument: another checkpoint
+            (``hps:some/folder``), or what it works on (``per_frame:clip_score``).
+
     Raises:
-        ValueError: There is none, or the package's cannot be loaded.
+        ValueError: There is none, it cannot be loaded, or it takes no argument.
     """
-    name = name.replace("-", "_")
+    name, colon, argument = name.partition(":")
+    name, given = name.replace("-", "_"), [argument] if colon else []
     if name not in NAMES:
         added = plugins.plugins()
         names = [*NAMES, *dict.fromkeys(plugin.name for plugin in added if plugin.name not in NAMES)]
         if name in names:
+            if given:
+                raise ValueError(f"reward {name!r} is of another package and takes nothing after it, got :{argument}")
             return cast(TensorReward, plugins.load(name, added))
         near = get_close_matches(name, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"reward must be one of {', '.join(names)} or a callable, got {name!r}{hint}")
     made: Any = getattr(import_module(f"evosearch.rewards.{name}"), NAMES[name])
-    return cast(TensorReward, made() if inspect.isclass(made) else made)
+    if given and not (argument and inspect.isclass(made) and inspect.signature(made).parameters):
+        raise ValueError(f"reward must be {name!r} with nothing after it, got {name}:{argument}")
+    return cast(TensorReward, made(*given) if inspect.isclass(made) else made)
 
 
 def resolve(reward: Any) -> TensorReward:
