@@ -31,6 +31,7 @@ NAMES = {
     "hps": "Hps",
     "judge": "Judge",
     "per_frame": "PerFrame",
+    "pyiqa": "Pyiqa",
 }
 """Reward names and what makes them, each in the module of its name."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from evosearch.rewards.checkpoints import kept
+from evosearch.rewards.packages import installed
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Facts:
         sources: What is downloaded, by default.
         bundled: Whether the package has its weights.
         variables: Of the environment, in which its endpoint must stand.
+        package: Of another, which the user installs for it.
     """
 
     range: str
@@ -48,6 +50,7 @@ class Facts:
     sources: tuple[Source, ...] = ()
     bundled: bool = False
     variables: tuple[str, ...] = ()
+    package: str = ""
 
     @property
     def download(self) -> str:
@@ -61,10 +64,14 @@ class Facts:
             return f"no, endpoint not configured: {' and '.join(unset)} not set"
         if self.variables:
             return f"yes, endpoint configured by {' and '.join(self.variables)}"
+        if self.package and not installed(self.package):
+            return f"no, needs the package {self.package}"
         if missing := tuple(source for source in self.sources if not source.here):
             return f"no, {_size(missing)} to be downloaded"
         if self.sources:
             return "yes, found in the cache"
+        if self.package:
+            return f"yes, found the package {self.package}"
         return "yes, weights bundled" if self.bundled else "yes, has no weights"
 
 
