@@ -29,6 +29,7 @@ NAMES = {
     "aesthetic": "Aesthetic",
     "image_reward": "ImageReward",
     "hps": "Hps",
+    "vqa_score": "VqaScore",
     "judge": "Judge",
     "per_frame": "PerFrame",
     "pyiqa": "Pyiqa",

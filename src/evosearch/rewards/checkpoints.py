@@ -143,12 +143,13 @@ def pretrained(kind: Any, place: str | Path, **options: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def tokenizer_of(place: str | Path, words: int, extra: Sequence[str] = ()) -> Any:
+def tokenizer_of(place: str | Path, words: int | None = None, extra: Sequence[str] = ()) -> Any:
     """The tokenizer in a local folder or of a hub id.
 
     Args:
         place: Where it is.
-        words: How many the model knows; transformers makes an empty tokenizer, silently, where files are missing.
+        words: How many the model knows; transformers makes an empty tokenizer, silently, where files are missing. None
+            where the model has room for more.
         extra: Tokens to be added.
 
     Raises:
@@ -161,7 +162,7 @@ def tokenizer_of(place: str | Path, words: int, extra: Sequence[str] = ()) -> An
     except Exception as error:
         raise ValueError(_reason(str(place), error, "tokenizer")) from error
     tokenizer.add_tokens(list(extra), special_tokens=True)
-    if len(tokenizer) != words:
+    if words is not None and len(tokenizer) != words:
         raise ValueError(
             f"tokenizer of {str(place)!r} must know {words} words as the model does, got {len(tokenizer)}; "
             "are all of its files there?"

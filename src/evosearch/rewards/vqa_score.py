@@ -1,0 +1,104 @@
+"""VQAScore: how surely a vision-language model says yes when it is asked whether the picture shows the prompt.
+
+Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation", 2024, arXiv:2404.01291. Their own
+model, CLIP-FlanT5, needs an old world; as their package does by now, a Qwen-VL is asked in its place, and what it
+says compares with no score of another model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evosearch.checks import one_of, samples_and_prompts, whole_number
+from evosearch.rewards.facts import CLIP_MODEL, CLIP_TOKENIZER, Facts, Source
+from evosearch.rewards.qwen_vl import LEAST_PIXELS, MOST_PIXELS, chat
+
+FACTS = Facts(
+    "0 to 1",
+    "Apache-2.0",
+    "a prompt",
+    (Source("Qwen/Qwen2.5-VL-7B-Instruct", 16.6e9, (*CLIP_MODEL, *CLIP_TOKENIZER)),),
+)
+QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
+VARIANTS = ("vqascore", "yes_no")
+_YES, _NO = ("Yes", "yes", "YES", " Yes", " yes"), ("No", "no", "NO", " No", " no")
+
+
+class VqaScore:
+    """Probability that a Qwen2.5-VL says yes to 'Does this figure show "..."? Please answer yes or no.'.
+
+    Checkpoint: ``Qwen/Qwen2.5-VL-7B-Instruct``, Apache-2.0 licence; the one of 3B is for research alone. From 0 to 1.
+    Differentiable in the samples. A video has the mean of its frames; of long ones, ask fewer by `per_frame`. Pictures
+    are resized to sides of whole 28 pixels, bicubic, and seen whole. A prompt's text never becomes a mark of the chat.
+
+    Args:
+        model: A local folder or a hub id of a Qwen2-VL or Qwen2.5-VL that answers, with its tokenizer.
+        variant: ``vqascore`` is the published P("Yes") among all words; ``yes_no`` is P(yes) / (P(yes) + P(no)), each
+            in all its spellings, which does not fall where the model would say neither.
+        question: With ``{}`` where the prompt goes.
+        device: Where it computes; None: the GPU if there is one.
+        dtype: Of the model; scores are float32.
+        batch_size: Pictures at a time, frames of videos among them.
+        max_pixels: Of a picture as the model sees it; larger ones are made smaller, and cost less.
+
+    Raises:
+        ValueError: The model cannot be had or has no word for yes, there is no such variant, or the question has no
+            place for a prompt.
+    """
+
+    differentiable = True
+
+    def __init__(
+        self,
+        model: str | Path = "Qwen/Qwen2.5-VL-7B-Instruct",
+        variant: str = "vqascore",
+        question: str = QUESTION,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        batch_size: int = 8,
+        max_pixels: int = MOST_PIXELS,
+    ) -> None:
+        self._variant = one_of("variant", variant, VARIANTS)
+        whole_number("batch_size", batch_size, least=1)
+        whole_number("max_pixels", max_pixels, least=LEAST_PIXELS)
+        if question.count("{}") != 1:
+            raise ValueError(f"question must have {{}} once, where the prompt goes, got {question!r}")
+        self._question = question
+        self._chat = chat(model, device, dtype, batch_size, most=max_pixels)
+        self._yes, self._no = (_words(self._chat.tokenizer, spellings) for spellings in (_YES, _NO))
+
+    def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
+        """Score samples against their prompts.
+
+        Args:
+            samples: (N, 3, H, W) or (N, F, 3, H, W) in [0, 1], rounded to 8 bits.
+            prompts: N of them.
+
+        Returns:
+            (N,) float32; NaN for a sample that holds NaN or infinity.
+
+        Raises:
+            ValueError: `samples` is not of that shape, or has another number of prompts.
+        """
+        samples_and_prompts(samples, prompts)
+        asked = [self._question.replace("{}", prompt) for prompt in prompts]
+        return self._chat.stills(self._sure, samples, asked).mean(1)
+
+    def _sure(self, inputs: dict[str, Tensor]) -> Tensor:
+        logits = self._chat.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
+        if self._variant == "vqascore":
+            return logits.softmax(-1)[:, self._yes[0]]
+        yes, no = (logits[:, words].logsumexp(-1) for words in (self._yes, self._no))
+        return (yes - no).sigmoid()
+
+
+def _words(tokenizer: Any, spellings: tuple[str, ...]) -> list[int]:
+    """Those spellings that are one word to the model, the first one for certain."""
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in spellings]
+    if len(ids[0]) != 1:
+        raise ValueError(f"model must have a word for {spellings[0]!r}, got {len(ids[0])}; take another Qwen-VL")
+    return list(dict.fromkeys(word[0] for word in ids if len(word) == 1))
