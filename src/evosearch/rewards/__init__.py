@@ -30,6 +30,7 @@ NAMES = {
     "image_reward": "ImageReward",
     "hps": "Hps",
     "vqa_score": "VqaScore",
+    "unified_reward": "UnifiedReward",
     "judge": "Judge",
     "per_frame": "PerFrame",
     "pyiqa": "Pyiqa",
