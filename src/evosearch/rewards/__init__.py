@@ -29,6 +29,7 @@ NAMES = {
     "aesthetic": "Aesthetic",
     "image_reward": "ImageReward",
     "hps": "Hps",
+    "hps_v3": "HpsV3",
     "vqa_score": "VqaScore",
     "unified_reward": "UnifiedReward",
     "judge": "Judge",

@@ -91,7 +91,11 @@ def tensors(path: Path, inside: str | None = None) -> dict[str, Tensor]:
 
 
 def fill(
-    model: nn.Module, weights: Mapping[str, Tensor], source: Path, published: Callable[[str], str] = lambda name: name
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    source: Path,
+    published: Callable[[str], str] = lambda name: name,
+    assign: bool = False,
 ) -> None:
     """Put weights into a model: all that it has, of the right shapes. Others are not looked at.
 
@@ -100,6 +104,7 @@ def fill(
         weights: By the checkpoint's names.
         source: The checkpoint.
         published: The checkpoint's name of the model's weight of a name.
+        assign: Put in the weights themselves, in their own precision, which takes half the memory of copies.
 
     Raises:
         ValueError: One is missing or has another shape.
@@ -113,7 +118,7 @@ def fill(
                 f"checkpoint {source} must have a weight of shape {tuple(tensor.shape)} for {theirs}, "
                 f"got {tuple(found[name].shape)}; is it the published file?"
             )
-    model.load_state_dict(found)
+    model.load_state_dict(found, assign=assign)
 
 
 def weight_of(weights: Mapping[str, Tensor], name: str, source: Path) -> Tensor:

@@ -1,0 +1,137 @@
+"""HPSv3: which picture people prefer for a prompt, of a wide range of pictures, and how sure that is.
+
+Ma et al., "HPSv3: Towards Wide-Spectrum Human Preference Score", 2025, arXiv:2508.03789. The published package pins
+transformers 4.45 and needs trl and deepspeed; here the same weights are put into transformers' own Qwen2-VL (Wang et
+al., 2024, arXiv:2409.12191). The question, ``hps_v3.txt``, is that on which it was trained, word for word (MIT
+licence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of, weight_of
+from evosearch.rewards.facts import CLIP_TOKENIZER, Facts, Source
+from evosearch.rewards.qwen_vl import QwenVL
+
+_FILE = "HPSv3.safetensors"
+FACTS = Facts(
+    "most at 0 to 15",
+    "MIT, its Qwen2-VL Apache-2.0",
+    "a prompt",
+    (
+        Source("MizzenAI/HPSv3", 16.6e9, (_FILE,)),
+        Source("Qwen/Qwen2-VL-7B-Instruct", 11e6, ("config.json", *CLIP_TOKENIZER)),
+    ),
+)
+_MARK = "<|Reward|>"  # where the answer is read, though the model writes none
+_QUESTION, _, _REST = Path(__file__).with_suffix(".txt").read_text("utf-8").partition(_MARK)
+_PIXELS = 256 * 28**2  # of every picture, about
+
+
+class HpsV3:
+    """Human preference for a picture given its prompt, by a Qwen2-VL-7B trained on people's choices.
+
+    Checkpoint: ``HPSv3.safetensors`` of ``MizzenAI/HPSv3``, MIT licence, with config and tokenizer of
+    ``Qwen/Qwen2-VL-7B-Instruct``, Apache-2.0 licence. The model sees a preference as a normal distribution; the score
+    is its mean, most at 0 to 15 (see `distribution`). Scores of different prompts compare badly. Differentiable in the
+    samples. A video has the mean of its frames. Pictures are resized to about 200,000 pixels, sides of whole 28,
+    bicubic, and seen whole. A prompt's text never becomes a mark of the chat.
+
+    As published, tokens are counted through without regard for a picture's rows and columns, and the frequencies of
+    positions are rounded to bfloat16, in whatever precision the rest computes.
+
+    Args:
+        model: A local path of the checkpoint, or a folder or a hub id that has it under its published name.
+        base: A local folder or a hub id of the Qwen2-VL that it was trained from, for its config and tokenizer.
+        device: Where it computes; None: the GPU if there is one.
+        dtype: Of the Qwen2-VL; the head and scores are float32.
+        batch_size: Pictures at a time, frames of videos among them.
+
+    Raises:
+        ValueError: The checkpoint, the config or the tokenizer cannot be had, or they do not fit.
+    """
+
+    differentiable = True
+
+    def __init__(
+        self,
+        model: str | Path = "MizzenAI/HPSv3",
+        base: str | Path = "Qwen/Qwen2-VL-7B-Instruct",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        batch_size: int = 8,
+    ) -> None:
+        whole_number("batch_size", batch_size, least=1)
+        path = locate(model, _FILE)
+        described = config_of(base, needed=("vision_config",))
+        weights = tensors(path)
+        made = _qwen(weights, described, path)
+        tokenizer = tokenizer_of(base, made.config.text_config.vocab_size, extra=(_MARK,))
+        self._mark: int = tokenizer.convert_tokens_to_ids(_MARK)
+        self._qwen = QwenVL(made.to(dtype), tokenizer, device, batch_size, least=_PIXELS, most=_PIXELS)
+        self._head = _head(weights, made.config.text_config.hidden_size, path).to(self._qwen.device)
+
+    def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
+        """Score samples against their prompts.
+
+        Args:
+            samples: (N, 3, H, W) or (N, F, 3, H, W) in [0, 1], rounded to 8 bits.
+            prompts: N of them.
+
+        Returns:
+            (N,) float32; NaN for a sample that holds NaN or infinity.
+
+        Raises:
+            ValueError: `samples` is not of that shape, or has another number of prompts.
+        """
+        return self.distribution(samples, prompts)[0].mean(1)
+
+    def distribution(self, samples: Tensor, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the preference for each frame of samples (N, [F,] 3, H, W): two of (N, F)."""
+        samples_and_prompts(samples, prompts)
+        if not len(samples):
+            return torch.zeros(0, 1, device=samples.device), torch.zeros(0, 1, device=samples.device)
+        asked = [_QUESTION.replace("{text_prompt}", prompt) for prompt in prompts]
+        mean, log_deviation = self._qwen.stills(self._judge, samples, asked, end=_MARK + _REST).unbind(-1)
+        return mean, log_deviation.exp()
+
+    def _judge(self, inputs: dict[str, Tensor]) -> Tensor:
+        mask = inputs["attention_mask"]
+        positions = (mask.cumsum(1) - 1).clamp(min=0).expand(3, *mask.shape)
+        states = self._qwen.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
+        return self._head(states[inputs["input_ids"] == self._mark].float())
+
+
+def _qwen(weights: Mapping[str, Tensor], described: dict[str, Any], source: Path) -> Any:
+    """The Qwen2-VL without its last layer, which gives words, in bfloat16 as it was trained."""
+    from transformers import Qwen2VLConfig, Qwen2VLModel
+    from transformers.initialization import no_init_weights
+
+    now = any(name.startswith("model.language_model.") for name in weights)  # transformers' names since 4.52
+    reads, sees = ("model.language_model.", "model.visual.") if now else ("model.", "visual.")
+    config: Any = Qwen2VLConfig.from_dict(described)
+    config.text_config.vocab_size = len(weight_of(weights, f"{reads}embed_tokens.weight", source))
+    with no_init_weights():  # random numbers for seven billion weights would take minutes
+        made: Any = Qwen2VLModel(config)
+
+    def published(name: str) -> str:
+        part, _, rest = name.partition(".")
+        return {"language_model": reads, "visual": sees}[part] + rest
+
+    fill(made, weights, source, published, assign=True)
+    return made.to(torch.bfloat16).eval().requires_grad_(False)
+
+
+def _head(weights: Mapping[str, Tensor], width: int, source: Path) -> nn.Module:
+    head = nn.Sequential(
+        nn.Linear(width, 1024), nn.ReLU(), nn.Dropout(0.05), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 2)
+    )
+    fill(head, weights, source, lambda name: f"rm_head.{name}")
+    return head.eval().requires_grad_(False)
