@@ -27,6 +27,7 @@ NAMES = {
     "clip_score": "ClipScore",
     "pick_score": "PickScore",
     "aesthetic": "Aesthetic",
+    "aesthetic_v2_5": "AestheticV25",
     "image_reward": "ImageReward",
     "hps": "Hps",
     "hps_v3": "HpsV3",
