@@ -83,6 +83,9 @@ def test_every_reward_says_all_of_itself():
         ("aesthetic", "about 1.7 GB + 4 MB"),
         ("image_reward", "about 1.8 GB + 1 MB"),
         ("hps", "about 3.9 GB + 4 MB"),
+        ("hps_v3", "about 16.6 GB + 11 MB"),
+        ("vqa_score", "about 16.6 GB"),
+        ("unified_reward", "about 16.6 GB"),
     ],
 )
 def test_what_is_in_no_cache_is_to_be_downloaded(name, size):
@@ -112,6 +115,8 @@ BLIP = ["ImageReward.pt", "med_config.json"]
         ("pick_score", {"yuvalkirstain/PickScore_v1": NEW[:2], CLIP_H: ["tokenizer_config.json", *OLD[2:]]}),
         ("image_reward", {"THUDM/ImageReward": BLIP, BERT: ["config.json", "vocab.txt"]}),
         ("hps", {"xswu/HPSv2": ["HPS_v2.1_compressed.pt"], CLIP_H: ["config.json", "tokenizer.json"]}),
+        ("vqa_score", {"Qwen/Qwen2.5-VL-7B-Instruct": ["config.json", "model.safetensors.index.json", *OLD[2:]]}),
+        ("hps_v3", {"MizzenAI/HPSv3": ["HPSv3.safetensors"], "Qwen/Qwen2-VL-7B-Instruct": [NEW[0], NEW[2]]}),
     ],
 )
 def test_what_is_in_the_hubs_cache_is_ready_and_nothing_less(cached, name, places):

@@ -99,7 +99,7 @@ def test_it_has_a_gradient_that_points_up(score):
 def test_a_sample_that_is_not_finite_spoils_no_other(score):
     samples = to_samples(*pictures(3))
     expected = score(samples, PROMPTS[:3])
-    samples[1, 0, 0, 0] = torch.inf
+    samples[1, 0, 0, 0] = torch.nan
     found = score(samples, PROMPTS[:3])
     assert found.isnan().tolist() == [False, True, False]
     assert torch.allclose(found[[0, 2]], expected[[0, 2]], rtol=1e-3)

@@ -85,10 +85,9 @@ class QwenVL:
             end: See `inputs`.
         """
         whole = finite(pictures)
-        seen = pictures.where(whole[:, None, None, None, None], 0)  # lest one sample spoils its whole batch
         starts = range(0, len(pictures), self._batch_size)
         parts = (slice(start, start + self._batch_size) for start in starts)
-        found = [judge(self.inputs(seen[part], texts[part], end)) for part in parts]
+        found = [judge(self.inputs(pictures[part], texts[part], end)) for part in parts]
         scores = (torch.cat(found) if found else torch.zeros(0)).to(pictures.device)
         return scores.masked_fill(~whole.view(-1, *[1] * (scores.ndim - 1)), torch.nan)
 
