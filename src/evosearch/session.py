@@ -20,12 +20,13 @@ from evosearch.declaration import Search, nfe_of, rewards_of, takes
 from evosearch.drafts import levels_of
 from evosearch.features import plain
 from evosearch.genome import replay
+from evosearch.media import frame_rate
 from evosearch.metered import MeteredReward, MeteredSampler
 from evosearch.noise import seed_of
 from evosearch.progress import Bar
 from evosearch.resolve import budget_of, defaults_of, knobs_of
 from evosearch.result import Gallery, Generation, Result, Scored
-from evosearch.rewards import TensorReward, allowed_missing, scores
+from evosearch.rewards import TensorReward, allowed_missing, at_frame_rate, scores
 from evosearch.sampler import BaseSampler
 from evosearch.scoring import score
 from evosearch.searches.schedules import drafts_and_finals
@@ -76,7 +77,8 @@ class Session:
         self._bar: Bar | None = None
         limits = budget_of(budget, algorithm, knobs, sampler.steps)
         price = float(getattr(reward, "usd_per_call", 0.0))
-        self._reward_of = reward
+        self._rate = _frame_rate(sampler)
+        self._reward_of = reward = at_frame_rate(reward, self._rate)
         self.meter, self.gallery = Meter(limits, price), Gallery(thumbnails=thumbnail)
         # Relatives may share their initial noise.
         noises = {int(p.id): p for p in (replay(genome, sampler, until=0) for genome in genomes)}
@@ -219,6 +221,7 @@ class Session:
     def _judged(self, judges: Mapping[str, TensorReward]) -> dict[str, list[float]]:
         """Held-out rewards of what is kept, by name, best first."""
         kept = [sample for _, sample in self.gallery.kept] if judges else []
+        judges = {name: at_frame_rate(judge, self._rate) for name, judge in judges.items()}
         verdicts: dict[str, list[float]] = {name: [] for name in judges}
         for start in range(0, len(kept), self.own.batch_size):
             samples = torch.stack(kept[start : start + self.own.batch_size]).float() / 255
@@ -323,6 +326,13 @@ def _settings(session: Session, budget: Any, given: Collection[str]) -> dict[str
         "versions": versions | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
     }
+
+
+def _frame_rate(sampler: Any) -> float:
+    """At which a sampler's videos are saved, and judged, per second."""
+    pipe = getattr(sampler, "pipe", None)
+    own = None if pipe is None else models.frame_rate(pipe)
+    return frame_rate({"pipeline_kwargs": getattr(sampler, "kwargs", {}), "frame_rate": own})
 
 
 def _precisions(pipe: Any) -> dict[str, str]:

@@ -151,6 +151,10 @@ class Weighted:
         for part, _ in self._parts:
             check(part, prompt, video)
 
+    def at_frame_rate(self, rate: float) -> Weighted:
+        """See `at_frame_rate`."""
+        return Weighted([(at_frame_rate(part, rate), weight) for part, weight in self._parts])
+
 
 def check(reward: TensorReward, prompt: str, video: bool | None = None) -> None:
     """ValueError where the reward says beforehand, by a method ``check``, that it cannot judge this prompt.
@@ -162,6 +166,11 @@ def check(reward: TensorReward, prompt: str, video: bool | None = None) -> None:
     """
     if hasattr(reward, "check"):
         cast(Any, reward).check(prompt, video)
+
+
+def at_frame_rate(reward: TensorReward, rate: float) -> TensorReward:
+    """The reward for videos that are shown at so many frames per second, by its method of this name if it has one."""
+    return cast(Any, reward).at_frame_rate(rate) if hasattr(reward, "at_frame_rate") else reward
 
 
 def allowed_missing(reward: Any) -> float:
