@@ -43,9 +43,11 @@ def cached(caches):
             (folder / part).mkdir(parents=True, exist_ok=True)
         (folder / "refs" / "main").write_text(COMMIT)
         for file in files:
-            blob = folder / "blobs" / f"blob-of-{file}"
+            blob = folder / "blobs" / f"blob-of-{file.replace('/', '-')}"
             blob.touch()
-            (folder / "snapshots" / COMMIT / file).symlink_to(blob)
+            link = folder / "snapshots" / COMMIT / file
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(blob)
         return folder
 
     return cached
@@ -86,6 +88,7 @@ def test_every_reward_says_all_of_itself():
         ("hps_v3", "about 16.6 GB + 11 MB"),
         ("vqa_score", "about 16.6 GB"),
         ("unified_reward", "about 16.6 GB"),
+        ("video_reward", "about 5.0 GB + 7 MB"),
     ],
 )
 def test_what_is_in_no_cache_is_to_be_downloaded(name, size):
@@ -105,6 +108,8 @@ def test_what_is_in_the_box_is_ready(name, ready):
 NEW = ["config.json", "model.safetensors", "tokenizer.json"]
 OLD = ["config.json", "pytorch_model.bin.index.json", "vocab.json", "merges.txt"]
 BLIP = ["ImageReward.pt", "med_config.json"]
+ALIGN = ["checkpoint-11352/model.pth", "model_config.json"]
+QWEN = ["config.json", "tokenizer_config.json", "tokenizer.json"]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +122,7 @@ BLIP = ["ImageReward.pt", "med_config.json"]
         ("hps", {"xswu/HPSv2": ["HPS_v2.1_compressed.pt"], CLIP_H: ["config.json", "tokenizer.json"]}),
         ("vqa_score", {"Qwen/Qwen2.5-VL-7B-Instruct": ["config.json", "model.safetensors.index.json", *OLD[2:]]}),
         ("hps_v3", {"MizzenAI/HPSv3": ["HPSv3.safetensors"], "Qwen/Qwen2-VL-7B-Instruct": [NEW[0], NEW[2]]}),
+        ("video_reward", {"KwaiVGI/VideoReward": ALIGN, "Qwen/Qwen2-VL-2B-Instruct": QWEN}),
     ],
 )
 def test_what_is_in_the_hubs_cache_is_ready_and_nothing_less(cached, name, places):

@@ -33,6 +33,7 @@ NAMES = {
     "hps_v3": "HpsV3",
     "vqa_score": "VqaScore",
     "unified_reward": "UnifiedReward",
+    "video_reward": "VideoReward",
     "judge": "Judge",
     "per_frame": "PerFrame",
     "pyiqa": "Pyiqa",

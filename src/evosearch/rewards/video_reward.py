@@ -1,0 +1,170 @@
+"""VideoReward: how people would rate a video's quality, its motion, and its likeness to the prompt.
+
+Liu et al., "Improving Video Generation with Human Feedback", 2025, arXiv:2501.13918. The published code (VideoAlign)
+needs transformers of 2024, flash-attn, trl and peft; here the same weights are put into transformers' own Qwen2-VL, the
+low-rank changes of its language model merged into it. The question, ``video_reward.txt``, is that which it was trained
+with: MIT licence, Copyright (c) 2025 Kling Team, Kuaishou Technology.
+
+Two things are done as they were when it was trained, and not as transformers does them now: tokens of the video have
+positions like words, one after the other, and the angles of all positions come from frequencies in bfloat16.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of, weight_of
+from evosearch.rewards.clip import device_of
+from evosearch.rewards.facts import Facts, Source
+from evosearch.rewards.qwen_video import TOKENIZER, asked, patches, sampled, tokens_of
+from evosearch.rewards.video_rating import VideoRating
+
+_FILE, _CONFIG = "checkpoint-11352/model.pth", "model_config.json"
+FACTS = Facts(
+    "most at -2 to 2 each, their sum at -6 to 6",
+    "Apache-2.0",
+    "a prompt, and a video of at least 2 frames",
+    (
+        Source("KwaiVGI/VideoReward", 5.0e9, (_FILE, _CONFIG)),
+        Source("Qwen/Qwen2-VL-2B-Instruct", 7e6, ("config.json", *TOKENIZER)),
+    ),
+)
+NORMS = {"VQ": (3.6757, 2.2476), "MQ": (1.1646, 1.3811), "TA": (2.8105, 2.5121)}
+"""Visual quality, motion quality and text alignment: mean and deviation of the raw scores on its authors' videos."""
+_MARKS = tuple(f"<|{part}_reward|>" for part in NORMS)
+_QUESTION = Path(__file__).with_suffix(".txt").read_text("utf-8")
+_OUTER = "base_model.model."
+
+
+class VideoReward(VideoRating):
+    """Rating that people would give a video for its prompt, by a Qwen2-VL-2B trained on their choices.
+
+    Checkpoint: ``KwaiVGI/VideoReward``, Apache-2.0 licence. Each rating has mean 0 and deviation 1 on its authors'
+    videos, most are at -2 to 2; better videos score higher. Differentiable in the samples. Two frames a second are
+    looked at, at least 4, each resized to at most 448 · 448 pixels in its own shape, bicubic. Images are refused.
+
+    Args:
+        model: A local folder or a hub id of ``checkpoint-11352/model.pth`` and ``model_config.json``; or the path of
+            the former, in such a folder.
+        base: A local folder or a hub id of the Qwen2-VL that it was trained from, for its config and tokenizer.
+        dimension: ``VQ``, visual quality; ``MQ``, motion quality; ``TA``, text alignment; ``Overall``, their sum.
+        frame_rate: Of the videos, per second; None: of the pipeline in a run, else 16. With a wrong one, motion seems
+            too fast or too slow.
+        device: Where it computes; None: the GPU if there is one.
+        dtype: Of the model, bfloat16 as its authors have it; the head and scores are float32.
+        batch_size: Videos at a time.
+
+    Raises:
+        ValueError: The checkpoint, the config or the tokenizer cannot be had, or they do not fit.
+    """
+
+    differentiable = True
+    name, ratings = "video_reward", tuple(NORMS)
+
+    def __init__(
+        self,
+        model: str | Path = "KwaiVGI/VideoReward",
+        base: str | Path = "Qwen/Qwen2-VL-2B-Instruct",
+        dimension: str = "Overall",
+        frame_rate: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        batch_size: int = 4,
+    ) -> None:
+        super().__init__(dimension, frame_rate, batch_size)
+        self.device = device_of(device)
+        path = locate(model, _FILE)
+        self._fps, self._most, scale = _settings(path.parents[1] if Path(model).is_file() else model)
+        config = config_of(base, needed=("vision_config",))
+        weights = tensors(path)
+        words = len(weight_of(weights, f"{_OUTER}model.embed_tokens.weight", path))
+        self._tokenizer = tokenizer_of(base, words, extra=_MARKS)
+        self._model = _qwen(_merged(weights, scale, dtype, path), config, words, dtype, path).to(self.device)
+        self._head = weight_of(weights, f"{_OUTER}rm_head.weight", path)[0].to(self.device, torch.float32)
+        self._marks = torch.tensor(self._tokenizer.convert_tokens_to_ids(list(_MARKS)), device=self.device)
+        self._mean, self._std = torch.tensor(list(NORMS.values()), device=self.device).T
+
+    def _chosen(self, frames: int) -> list[int]:
+        return sampled(frames, self._shown_at, self._fps)
+
+    def _rate(self, videos: Tensor, prompts: list[str]) -> Tensor:
+        pixels, grid = patches(videos.to(self.device, torch.float32), self._most)
+        questions = [asked(_QUESTION.replace("{text_prompt}", prompt), tokens_of(grid)) for prompt in prompts]
+        rows = [torch.tensor(row) for row in self._tokenizer(questions)["input_ids"]]
+        ids = pad_sequence(rows, batch_first=True).to(self.device)  # nobody looks ahead, so padding needs no mask
+        positions = torch.arange(ids.shape[1], device=self.device).expand(3, *ids.shape)
+        said = self._model(
+            input_ids=ids, pixel_values_videos=pixels, video_grid_thw=grid, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        places = (ids[:, None] == self._marks[:, None]).int().argmax(-1)
+        raw = said[torch.arange(len(ids), device=self.device)[:, None], places].float() @ self._head
+        return (raw - self._mean) / self._std
+
+    def _whole(self, parts: Tensor) -> Tensor:
+        return parts.sum(1)
+
+
+class _Angles(nn.Module):
+    """Cosines and sines of the places of patches, in bfloat16 from the start as when the model was trained."""
+
+    def __init__(self, frequencies: Tensor) -> None:
+        super().__init__()
+        self.frequencies = nn.Buffer(frequencies.bfloat16(), persistent=False)
+
+    def forward(self, hidden: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Of places (patches, 2) down and across, as in transformers' own module."""
+        del hidden
+        angles = (places[..., None].bfloat16() * self.frequencies).flatten(1).repeat(1, 2)
+        return angles.cos(), angles.sin()
+
+
+def _qwen(
+    weights: Mapping[str, Tensor], described: dict[str, Any], words: int, dtype: torch.dtype, source: Path
+) -> Any:
+    from transformers import AutoModel, Qwen2VLConfig
+    from transformers.initialization import no_init_weights
+
+    config: Any = Qwen2VLConfig(**described)
+    config.text_config.vocab_size = words
+    with no_init_weights():  # random numbers for two billion weights would take a minute
+        made: Any = AutoModel.from_config(config, dtype=dtype)
+    fill(made, weights, source, _published)
+    made.visual.rotary_pos_emb = _Angles(made.visual.rotary_pos_emb.inv_freq)
+    made.language_model.rotary_emb.inv_freq = made.language_model.rotary_emb.inv_freq.bfloat16()
+    return made.eval().requires_grad_(False)
+
+
+def _published(name: str) -> str:
+    """The checkpoint's name of a weight of transformers': the visual model was not within the language model's."""
+    name = re.sub(r"^language_model\.", "model.", name)
+    return _OUTER + re.sub(r"_proj\.(weight|bias)$", r"_proj.base_layer.\1", name)
+
+
+def _settings(place: str | Path) -> tuple[float, float, Callable[[int], float]]:
+    """Frames a second, pixels of a frame, and the scale of low-rank changes of a rank."""
+    described = config_of(place, _CONFIG, ("data_config", "peft_lora_config"))
+    found = described["data_config"] | described["peft_lora_config"]
+    if missing := [name for name in ("fps", "max_frame_pixels", "lora_alpha") if name not in found]:
+        raise ValueError(f"config {_CONFIG} of {place} says nothing of {missing[0]}; is it the published file?")
+    power = 0.5 if found.get("use_rslora") else 1
+    return found["fps"], found["max_frame_pixels"], lambda rank: found["lora_alpha"] / rank**power
+
+
+def _merged(
+    weights: Mapping[str, Tensor], scale: Callable[[int], float], dtype: torch.dtype, source: Path
+) -> dict[str, Tensor]:
+    """With each layer that was adapted as ``W + scale * B A``, see Hu et al., 2021, arXiv:2106.09685."""
+    found = dict(weights)
+    for name, weight in weights.items():
+        if name.endswith(".base_layer.weight"):
+            layer = name.removesuffix("base_layer.weight")
+            down, up = (weight_of(weights, f"{layer}lora_{half}.default.weight", source).float() for half in "AB")
+            found[name] = (weight.float() + scale(len(down)) * up @ down).to(dtype)
+    return found
