@@ -89,6 +89,7 @@ def test_every_reward_says_all_of_itself():
         ("vqa_score", "about 16.6 GB"),
         ("unified_reward", "about 16.6 GB"),
         ("video_reward", "about 5.0 GB + 7 MB"),
+        ("video_score2", "about 16.6 GB"),
     ],
 )
 def test_what_is_in_no_cache_is_to_be_downloaded(name, size):
@@ -110,6 +111,7 @@ OLD = ["config.json", "pytorch_model.bin.index.json", "vocab.json", "merges.txt"
 BLIP = ["ImageReward.pt", "med_config.json"]
 ALIGN = ["checkpoint-11352/model.pth", "model_config.json"]
 QWEN = ["config.json", "tokenizer_config.json", "tokenizer.json"]
+SHARDS = ["model.safetensors.index.json", "vocab.json", "merges.txt"]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,7 @@ QWEN = ["config.json", "tokenizer_config.json", "tokenizer.json"]
         ("vqa_score", {"Qwen/Qwen2.5-VL-7B-Instruct": ["config.json", "model.safetensors.index.json", *OLD[2:]]}),
         ("hps_v3", {"MizzenAI/HPSv3": ["HPSv3.safetensors"], "Qwen/Qwen2-VL-7B-Instruct": [NEW[0], NEW[2]]}),
         ("video_reward", {"KwaiVGI/VideoReward": ALIGN, "Qwen/Qwen2-VL-2B-Instruct": QWEN}),
+        ("video_score2", {"TIGER-Lab/VideoScore2": [*QWEN[:2], *SHARDS]}),
     ],
 )
 def test_what_is_in_the_hubs_cache_is_ready_and_nothing_less(cached, name, places):

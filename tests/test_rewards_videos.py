@@ -118,6 +118,7 @@ def test_a_search_of_videos_is_judged(score):
 
 PLACES = {
     "video_reward": ("KwaiVGI/VideoReward", "Qwen/Qwen2-VL-2B-Instruct"),
+    "video_score2": ("TIGER-Lab/VideoScore2",),
 }
 
 

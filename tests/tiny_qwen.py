@@ -1,13 +1,14 @@
-"""A small Qwen2-VL in the published formats, and what their authors' code makes of a video."""
+"""A small Qwen2-VL and Qwen2.5-VL in the published formats, and what their authors' code makes of a video."""
 
 import json
 import math
 from functools import cache
+from itertools import product
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import Qwen2Tokenizer
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
 MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -144,3 +145,37 @@ def text_of(question, tokens):
         + "<|video_pad|>" * tokens
         + f"<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def answering(question, answer):
+    """A Qwen2.5-VL of random weights that is pushed to answer, but free to choose among five digits for each rating.
+
+    Its generation config pushes: after the last words of the chat, or of the answer, the next one is made likely.
+
+    Args:
+        question: From which the tokenizer has its words.
+        answer: With places for ratings.
+    """
+    words = tokenizer(question)
+    config = flat(words, len(words) + 9)
+    vision = {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 32, "fullatt_block_indexes": [1]}
+    ids = {name: value for name, value in config.items() if name.endswith("token_id")}
+    end, text = ids["eos_token_id"], {**TEXT, "vocab_size": config["vocab_size"], "rms_norm_eps": 1e-6}
+    model = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(
+            text_config={**text, "bos_token_id": None, "eos_token_id": end},
+            vision_config={**VISION, **vision, "tokens_per_second": 2, "window_size": 112},
+            **ids,
+        )
+    )
+    said = words(f"assistant\n{answer.replace('{}', '3')}")["input_ids"]
+    three, begun = words.convert_tokens_to_ids("3"), len(words("assistant\n")["input_ids"])
+    digits = words.convert_tokens_to_ids(list("12345"))
+    pushed = set()
+    for k in range(begun, len(said)):
+        choices = [digits if token == three else [token] for token in said[max(0, k - 5) : k + 1]]
+        pushed |= set(product(*choices))
+    model.generation_config.update(
+        eos_token_id=end, pad_token_id=end, repetition_penalty=1.05, sequence_bias=[[list(row), 12.0] for row in pushed]
+    )
+    return shaken(model)

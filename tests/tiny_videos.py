@@ -9,12 +9,27 @@ from transformers import Qwen2VLConfig, Qwen2VLModel
 
 from evosearch.rewards import video_reward as module
 from evosearch.rewards.video_reward import VideoReward
+from evosearch.rewards.video_score2 import VideoScore2
 
 QUESTION = Path(module.__file__).with_suffix(".txt").read_text("utf-8")
 FILE = "checkpoint-11352/model.pth"
 OUTER = "base_model.model."
 MOST = 200704  # pixels of a frame
 RANK, ALPHA = 4, 12
+THINKING = """
+You are an expert for evaluating AI-generated videos from three dimensions:
+(1) visual quality \u2013 clarity, smoothness, artifacts;
+(2) text-to-video alignment \u2013 fidelity to the prompt;
+(3) physical/common-sense consistency \u2013 naturalness and physics plausibility.
+
+Video prompt: {}
+
+Please output in this format:
+visual quality: <v_score>;
+text-to-video alignment: <t_score>,
+physical/common-sense consistency: <p_score>
+"""
+ANSWER = "visual quality: {};\ntext-to-video alignment: {},\nphysical/common-sense consistency: {}<|im_end|>"
 
 
 def published_weights(config, seed=0):
@@ -58,4 +73,10 @@ def video_reward(folder, **options):
     return VideoReward(folder, folder, **{"dtype": torch.float32, **options})
 
 
-MADE = {"video_reward": video_reward}
+def video_score2(folder, **options):
+    tiny_qwen.answering(THINKING, ANSWER).save_pretrained(folder)
+    tiny_qwen.tokenizer(THINKING).save_pretrained(folder)
+    return VideoScore2(folder, **{"dtype": torch.float32, "most_tokens": 60, **options})
+
+
+MADE = {"video_reward": video_reward, "video_score2": video_score2}

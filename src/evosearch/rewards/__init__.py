@@ -34,6 +34,7 @@ NAMES = {
     "vqa_score": "VqaScore",
     "unified_reward": "UnifiedReward",
     "video_reward": "VideoReward",
+    "video_score2": "VideoScore2",
     "judge": "Judge",
     "per_frame": "PerFrame",
     "pyiqa": "Pyiqa",
