@@ -254,12 +254,12 @@ def test_a_budget_in_seconds_ends_the_search():
 def test_money_is_time_and_calls():
     meter = Meter(Budget(usd=1.0, usd_per_hour=3600), usd_per_call=0.1, clock=(clock := Clock()))
     meter.start()
-    meter.reward_calls += 2
+    meter.reward_usd += 0.2
     clock.now += 0.5
     assert meter.cost.usd == pytest.approx(0.7)
-    meter.afford(reward_calls=3)
+    meter.afford(usd=0.3)
     with pytest.raises(BudgetExhausted):
-        meter.afford(reward_calls=4)
+        meter.afford(usd=0.31)
 
 
 def test_priced_rewards_stay_within_the_money():

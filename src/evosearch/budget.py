@@ -129,7 +129,18 @@ class Pace:
 
 @dataclass(frozen=True)
 class Cost:
-    """What was spent; ``model_passes`` counts a guidance pass, too."""
+    """What was spent.
+
+    Attributes:
+        nfe: Denoising steps, one for each particle.
+        model_passes: The same, with those of guidance.
+        decodes: States made into samples.
+        reward_calls: Samples scored.
+        seconds: Since the first pass of the model.
+        usd: Money.
+        hits: Samples whose scores were known, and took no call.
+        reward_seconds: Spent in scoring, with the model waiting or at work meanwhile.
+    """
 
     nfe: int = 0
     model_passes: int = 0
@@ -137,6 +148,13 @@ class Cost:
     reward_calls: int = 0
     seconds: float = 0.0
     usd: float = 0.0
+    hits: int = 0
+    reward_seconds: float = 0.0
+
+    @property
+    def scored(self) -> int:
+        """Samples that have been asked about, by calls or hits."""
+        return self.reward_calls + self.hits
 
 
 class Meter:
@@ -154,7 +172,8 @@ class Meter:
         if budget.usd is not None and budget.usd_per_hour is None and not usd_per_call:
             raise ValueError("budget: usd needs usd_per_hour=, or a reward that has a price (usd_per_call)")
         self.budget, self.usd_per_call, self._clock = budget, usd_per_call, clock
-        self.nfe = self.decodes = self.reward_calls = self.model_passes = 0
+        self.nfe = self.decodes = self.reward_calls = self.hits = self.model_passes = 0
+        self.reward_seconds = self.reward_usd = 0.0
         self._started: float | None = None
         self._lifted = False
 
@@ -167,10 +186,12 @@ class Meter:
     def cost(self) -> Cost:
         """What has been spent."""
         seconds = self.seconds
-        usd = seconds / 3600 * (self.budget.usd_per_hour or 0.0) + self.reward_calls * self.usd_per_call
-        return Cost(self.nfe, self.model_passes, self.decodes, self.reward_calls, seconds, usd)
+        usd = seconds / 3600 * (self.budget.usd_per_hour or 0.0) + self.reward_usd
+        return Cost(
+            self.nfe, self.model_passes, self.decodes, self.reward_calls, seconds, usd, self.hits, self.reward_seconds
+        )
 
-    def afford(self, *, nfe: int = 0, reward_calls: int = 0, in_time: bool = True) -> None:
+    def afford(self, *, nfe: int = 0, reward_calls: int = 0, usd: float = 0.0, in_time: bool = True) -> None:
         """Raise `BudgetExhausted` unless all of this may be spent; whatever the clock says, if not ``in_time``."""
         if self._lifted:
             return
@@ -180,7 +201,7 @@ class Meter:
                 raise BudgetExhausted(name)
         if in_time and self.budget.seconds is not None and self.seconds >= self.budget.seconds:
             raise BudgetExhausted("seconds")
-        if self.budget.usd is not None and self.cost.usd + reward_calls * self.usd_per_call > self.budget.usd:
+        if self.budget.usd is not None and self.cost.usd + usd > self.budget.usd:
             raise BudgetExhausted("usd")
 
     def lift(self) -> None:

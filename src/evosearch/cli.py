@@ -114,6 +114,9 @@ def generate(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="The pipeline's own: guidance_scale=5.")
     ] = None,
     held_out: Annotated[list[str] | None, typer.Option(help="Reward that judges at the end, never steers.")] = None,
+    score_cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Scores kept across runs.  [default: $EVOSEARCH_SCORE_CACHE]")
+    ] = None,
     stop_at: Annotated[float | None, typer.Option(help="End as soon as this reward is reached.")] = None,
     warm_start: Annotated[Path | None, typer.Option(help="Begin with the best noises of this run.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16.  [default: the model's]")] = None,
@@ -159,6 +162,7 @@ def generate(
             model,
             texts[0] if len(texts) == 1 else texts,
             run_dir=folder,
+            score_cache=score_cache,
             progress=not quiet,
             load_kwargs=memory,
             **shared,
@@ -185,7 +189,9 @@ def _show(text: str, result: Result, best: Path, folder: Path) -> None:
     if plan := result.settings.get("plan"):
         typer.echo(f"plan          {plan}")
     if result.invalid:
-        typer.echo(f"invalid       {result.invalid:,} of {cost.reward_calls:,} rewards")
+        typer.echo(f"invalid       {result.invalid:,} of {cost.scored:,} rewards")
+    if cost.hits:
+        typer.echo(f"score cache   {cost.hits:,} of {cost.scored:,} samples were scored before")
     typer.echo(f"best sample   {best}")
     typer.echo(f"report        {folder / 'report.html'}")
 

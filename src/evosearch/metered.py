@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -14,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from evosearch.budget import Meter
 from evosearch.result import Gallery
 from evosearch.rewards import scores
+from evosearch.rewards.cache import ScoreCache, Unknown
 from evosearch.types import Population, Sampler, concat
 
 
@@ -146,6 +149,7 @@ class MeteredReward:
         meter: What to charge.
         sampler: Decodes what is scored.
         gallery: Keeps the best.
+        cache: What is known already, and costs nothing.
     """
 
     def __init__(
@@ -155,25 +159,46 @@ class MeteredReward:
         meter: Meter,
         sampler: MeteredSampler,
         gallery: Gallery,
+        cache: ScoreCache,
     ) -> None:
         self._own, self._prompt, self._meter = reward, prompt, meter
-        self._sampler, self._gallery = sampler, gallery
+        self._sampler, self._gallery, self._cache = sampler, gallery, cache
         self.invalid = 0
         self.differentiable = bool(getattr(reward, "differentiable", False))
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Score samples (N, [F,] 3, H, W); returns (N,) float32, NaN where the reward gave nothing finite."""
-        n = len(samples)
-        source = self._sampler.source(samples)
-        finished = source is not None and source[0].i == self._sampler.steps
+        note = self._afforded(samples)
+        return note(*self._timed(samples))
+
+    def _afforded(self, samples: Tensor) -> Callable[[Tensor, float], Tensor]:
+        """What takes note of their scores and the seconds that those took; or `BudgetExhausted`."""
+        n, source = len(samples), self._sampler.source(samples)
+        if source is not None:
+            self._cache.recognise(samples, source[1])
+        new = self._cache.unknown(self._own, samples, [self._prompt] * n)
         # What is denoised is paid for: the clock alone does not keep the first samples from being scored.
-        self._meter.afford(reward_calls=n, in_time=not finished or self._gallery.best is not None)
-        values = scores(self._own, samples, [self._prompt] * n)
-        self._meter.reward_calls += n
+        first = source is not None and source[0].i == self._sampler.steps and self._gallery.best is None
+        self._meter.afford(reward_calls=new.samples, usd=new.usd, in_time=not first)
+        return partial(self._note, source, n, new)
+
+    def _timed(self, samples: Tensor) -> tuple[Tensor, float]:
+        start = time.perf_counter()
+        values = scores(self._own, samples, [self._prompt] * len(samples))
+        return values, time.perf_counter() - start
+
+    def _note(
+        self, source: tuple[Population, Tensor] | None, n: int, new: Unknown, values: Tensor, seconds: float
+    ) -> Tensor:
+        meter = self._meter
+        meter.reward_calls += new.samples
+        meter.hits += n - new.samples
+        meter.reward_usd += new.usd
+        meter.reward_seconds += seconds
         self.invalid += int((~values.isfinite()).sum())
         values = torch.where(values.isfinite(), values, torch.nan)
-        if source is not None and finished:
-            self._gallery.offer(*source, values.detach(), self._meter.cost)
+        if source is not None and source[0].i == self._sampler.steps:
+            self._gallery.offer(*source, values.detach(), meter.cost)
         elif source is not None:
             self._gallery.glimpse(*source, values.detach())
         return values

@@ -162,7 +162,7 @@ def _numbers(result: Result) -> str:
     cost = result.cost
     counted = {
         "NFE": f"{cost.nfe:,}",
-        "samples scored": f"{cost.reward_calls:,}",
+        "samples scored": f"{cost.scored:,}",
         "seconds": f"{cost.seconds:,.1f}",
         **({"dollars": f"{cost.usd:,.2f}"} if cost.usd else {}),
     }
@@ -172,9 +172,9 @@ def _numbers(result: Result) -> str:
 def _invalid(result: Result) -> str:
     if not result.invalid:
         return ""
-    share = result.invalid / max(result.cost.reward_calls, 1)
+    share = result.invalid / max(result.cost.scored, 1)
     return (
-        f'<p class="note">{result.invalid:,} of {result.cost.reward_calls:,} rewards ({share:.0%}) were not finite. '
+        f'<p class="note">{result.invalid:,} of {result.cost.scored:,} rewards ({share:.0%}) were not finite. '
         "Such samples are marked invalid and never win.</p>"
     )
 
@@ -276,8 +276,10 @@ def _tables(result: Result) -> str:
         "model passes": f"{cost.model_passes:,}",
         "decodes": f"{cost.decodes:,}",
         "reward calls": f"{cost.reward_calls:,}",
+        **({"scores known before": f"{cost.hits:,}"} if cost.hits else {}),
         "invalid rewards": f"{result.invalid:,}",
         "seconds": f"{cost.seconds:,.1f}",
+        "seconds of scoring": f"{cost.reward_seconds:,.1f}",
         **({"dollars": f"{cost.usd:,.4f}"} if cost.usd else {}),
     }
     named |= settings.get("knobs", {})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from evosearch.refusals import check_class, one_at_a_time
 from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
 from evosearch.result import Result
 from evosearch.rewards import TensorReward
+from evosearch.rewards.cache import ScoreCache
 from evosearch.session import Session
 from evosearch.store import RunFolder, check_free, read_genomes
 from evosearch.types import Genome
 
 _THUMBNAIL = 128  # pixels, in the report
+_SCORE_CACHE = "EVOSEARCH_SCORE_CACHE"
 
 
 def search(
@@ -38,6 +42,7 @@ def search(
     run_dir: str | Path | None = None,
     progress: bool = True,
     held_out: Any = (),
+    score_cache: str | Path | None = None,
     pipeline_kwargs: Mapping[str, Any] | None = None,
     load_kwargs: Mapping[str, Any] | None = None,
     stop_at: float | None = None,
@@ -62,6 +67,9 @@ def search(
         run_dir: New folder for the manifest, the media and the report; nothing is written without.
         progress: Show a progress bar.
         held_out: Reward or list of rewards that judge what is kept and never steer.
+        score_cache: Folder of scores that later runs need not ask for again, such as a judge's, which cost money; what
+            EVOSEARCH_SCORE_CACHE names by default. In a run, no sample is scored twice anyway. See
+            `evosearch.rewards.cache`.
         pipeline_kwargs: What else the pipeline's ``__call__`` takes.
         load_kwargs: For `evosearch.load`, where ``pipe`` is a name: ``dtype``, ``offload``, ``quantize``, ...
         stop_at: End as soon as this reward is reached.
@@ -84,23 +92,25 @@ def search(
     prompts = _prompts(prompt)
     asked = _asked(prompts, reward, algorithm, eta, held_out, stop_at, warm_start)
     folders = _folders(run_dir, len(prompts), one=isinstance(prompt, str))
-    pipe = _loaded(pipe, load_kwargs, prompts, asked)
+    cache = ScoreCache(score_cache or os.environ.get(_SCORE_CACHE) or None)
     results: list[Result] = []
-    for text, path in zip(prompts, folders, strict=True):
-        session = _session(
-            pipe, str(text), asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
-            pipeline_kwargs=pipeline_kwargs, thumbnail=_THUMBNAIL if path is not None else 0,
-        )  # fmt: skip
-        session.settings |= {
-            "reward": rewards.name_of(reward),
-            "held_out": list(asked.judges),
-            "stop_at": stop_at,
-            "warm_start": None if warm_start is None else Path(warm_start).name,
-        }
-        if isinstance(text, Prompt):
-            session.settings["prompt_set"] = text.origin
-        folder = None if path is None else RunFolder(path, session.settings)
-        results.append(session.run(asked.judges, folder, stop_at=stop_at, progress=progress))
+    with closing(cache):
+        pipe = _loaded(pipe, load_kwargs, prompts, asked)
+        for text, path in zip(prompts, folders, strict=True):
+            session = _session(
+                pipe, str(text), asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
+                pipeline_kwargs=pipeline_kwargs, cache=cache, thumbnail=_THUMBNAIL if path is not None else 0,
+            )  # fmt: skip
+            session.settings |= {
+                "reward": rewards.name_of(reward),
+                "held_out": list(asked.judges),
+                "stop_at": stop_at,
+                "warm_start": None if warm_start is None else Path(warm_start).name,
+            }
+            if isinstance(text, Prompt):
+                session.settings["prompt_set"] = text.origin
+            folder = None if path is None else RunFolder(path, session.settings)
+            results.append(session.run(asked.judges, folder, stop_at=stop_at, progress=progress))
     return results[0] if isinstance(prompt, str) else results
 
 
@@ -245,6 +255,7 @@ def _session(
     seed: int,
     batch_size: int,
     pipeline_kwargs: Mapping[str, Any] | None,
+    cache: ScoreCache | None = None,
     thumbnail: int = 0,
 ) -> Session:
     """The search of one prompt, in micro-batches of the size that suits it."""
@@ -255,7 +266,7 @@ def _session(
     )
     return Session(
         sampler, asked.algorithm, asked.guidance, prompt, budget, _with_eta(asked.algorithm, knobs, eta), seed=seed,
-        genomes=asked.genomes, thumbnail=thumbnail,
+        genomes=asked.genomes, cache=cache, thumbnail=thumbnail,
     )  # fmt: skip
 
 

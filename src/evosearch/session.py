@@ -27,6 +27,7 @@ from evosearch.progress import Bar
 from evosearch.resolve import budget_of, defaults_of, knobs_of
 from evosearch.result import Gallery, Generation, Result, Scored
 from evosearch.rewards import TensorReward, allowed_missing, at_frame_rate, scores
+from evosearch.rewards.cache import ScoreCache
 from evosearch.sampler import BaseSampler
 from evosearch.scoring import score
 from evosearch.searches.schedules import drafts_and_finals
@@ -54,6 +55,7 @@ class Session:
         knobs: As the user gave them.
         seed: Run seed.
         genomes: Particles of an earlier run whose initial noises come first.
+        cache: Scores that are known.
         thumbnail: Side of the thumbnails to keep, in pixels; none at 0.
     """
 
@@ -68,6 +70,7 @@ class Session:
         *,
         seed: int,
         genomes: Sequence[Genome] = (),
+        cache: ScoreCache | None = None,
         thumbnail: int = 0,
     ) -> None:
         self.own, self.algorithm, self.prompt, self.seed = sampler, algorithm, prompt, seed
@@ -83,7 +86,8 @@ class Session:
         # Relatives may share their initial noise.
         noises = {int(p.id): p for p in (replay(genome, sampler, until=0) for genome in genomes)}
         self.sampler = MeteredSampler(sampler, self.meter, concat(*noises.values()) if noises else None, self._tick)
-        self.reward = MeteredReward(reward, prompt, self.meter, self.sampler, self.gallery)
+        self._cache = ScoreCache() if cache is None else cache
+        self.reward = MeteredReward(reward, prompt, self.meter, self.sampler, self.gallery, self._cache)
         knobs = self._with_prices(knobs)
         self.knobs = knobs_of(algorithm, knobs, limits, sampler.steps, self.pace, price)
         self.waves = algorithm.waves(sampler.steps, **self.knobs) if hasattr(algorithm, "waves") else None
@@ -136,10 +140,11 @@ class Session:
         """
         status, verdicts, stock = "failed", dict[str, list[float]](), None
         try:
-            self._search(folder, stop_at, progress)
-            self._draw_plain()
-            verdicts = self._judged(judges)
-            stock = self._stock(folder) if folder is not None else None
+            with self._cache.used():
+                self._search(folder, stop_at, progress)
+                self._draw_plain()
+                verdicts = self._judged(judges)
+                stock = self._stock(folder) if folder is not None else None
             status = "done"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -171,9 +176,9 @@ class Session:
             for p in self.algorithm(self.sampler, self.reward, rng, **self.knobs):
                 self._record(p, folder)
                 best = self.gallery.best
-                if self.reward.invalid == self.meter.reward_calls >= _HOPELESS:
+                if self.reward.invalid == self.meter.cost.scored >= _HOPELESS:
                     break
-                if self._missed(max(self.meter.reward_calls, rewards_of(self.waves or ()), _TELLING)):
+                if self._missed(max(self.meter.cost.scored, rewards_of(self.waves or ()), _TELLING)):
                     break
                 if stop_at is not None and best is not None and best.reward >= stop_at:
                     break
@@ -181,9 +186,9 @@ class Session:
             if self.reward.invalid or not self.meter.budget.time:
                 raise self._nothing()
             self._finish()  # the clock ended the search before its first sample
-        if self._missed(self.meter.reward_calls):
+        if self._missed(self.meter.cost.scored):
             raise InvalidReward(
-                f"the reward gave nothing finite for {self.reward.invalid} of {self.meter.reward_calls} samples of "
+                f"the reward gave nothing finite for {self.reward.invalid} of {self.meter.cost.scored} samples of "
                 f"{self.prompt!r}, and allow_missing={allowed_missing(self._reward_of):g} is its limit; look into what "
                 "fails, or allow more"
             )
@@ -213,7 +218,7 @@ class Session:
     def _nothing(self) -> Exception:
         if self.reward.invalid:
             return InvalidReward(
-                f"the reward gave nothing finite for any of {self.meter.reward_calls} samples of {self.prompt!r}; "
+                f"the reward gave nothing finite for any of {self.meter.cost.scored} samples of {self.prompt!r}; "
                 "check it on a single sample"
             )
         return ValueError(f"budget of {describe(self.meter.budget)} ended before one sample was finished; give more")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import is_number
-from evosearch.rewards import plugins
+from evosearch.rewards import cache, plugins
 from evosearch.types import pictures
 
 NAMES = {
@@ -42,6 +43,8 @@ NAMES = {
 """Reward names and what makes them, each in the module of its name."""
 
 TensorReward = Callable[[Tensor, list[str]], Tensor]
+
+_SAID = ("allow_missing", "cache_key", "check", "usd_per_call")
 
 
 def load(name: str) -> TensorReward:
@@ -114,9 +117,17 @@ def named(rewards: Iterable[Any]) -> dict[str, TensorReward]:
 def scores(reward: TensorReward, samples: Tensor, prompts: list[str], name: str = "") -> Tensor:
     """What a reward says of samples, (N,) float32 on the CPU; with a gradient where the samples have one.
 
+    Within `cache.ScoreCache.used`, what it has said already is not asked for again.
+
     Raises:
         ValueError: It does not return one number a sample.
     """
+    known = cache.in_use()
+    ask = partial(_asked, name=name)
+    return ask(reward, samples, prompts) if known is None else known.scores(reward, samples, prompts, ask)
+
+
+def _asked(reward: TensorReward, samples: Tensor, prompts: list[str], name: str) -> Tensor:
     given = reward(samples, prompts)
     who = f"reward {name}".strip()
     try:
@@ -147,6 +158,11 @@ class Weighted:
         """Score samples (N, [F,] 3, H, W); returns (N,)."""
         found = [weight * scores(part, samples, prompts, name_of(part)) for part, weight in self._parts]
         return torch.stack(found).sum(0)
+
+    @property
+    def parts(self) -> list[TensorReward]:
+        """The rewards that it is made of."""
+        return [part for part, _ in self._parts]
 
     def check(self, prompt: str, video: bool | None = None) -> None:
         """See `check`."""
@@ -181,13 +197,16 @@ def allowed_missing(reward: Any) -> float:
 
 
 def per_picture(function: Callable[[Any], float]) -> TensorReward:
-    """A function of one PIL image, or of the list of a video's frames, as a reward."""
+    """A function of one PIL image, or of the list of a video's frames, as a reward that says of itself what it says."""
 
     def each(samples: Tensor, prompts: list[str]) -> Tensor:
         del prompts
         eight_bit = (samples * 255).round().to(torch.uint8)
         return torch.tensor([float(function(pictures(sample))) for sample in eight_bit])
 
+    for name in _SAID:
+        if hasattr(function, name):
+            setattr(each, name, getattr(function, name))
     return each
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import fill, locate, pretrained, tensors
 from evosearch.rewards.clip import Clip
 from evosearch.rewards.facts import CLIP_MODEL, Facts, Source
@@ -66,6 +67,16 @@ class Aesthetic:
         side: int = made.config.vision_config.image_size
         self._clip = Clip(made, lambda frames: normalised(cropped(frames, side, "torchvision")), device, batch_size)
         self._head = linear_head(tensors(path), made.config.projection_dim, path).to(self._clip.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._clip.device
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return identity("aesthetic", self._clip.model, self._head)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples.

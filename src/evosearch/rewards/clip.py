@@ -37,14 +37,19 @@ class Clip:
         tokenizer: Any = None,
     ) -> None:
         self.device = device_of(device)
-        self._model, self._prepare, self._tokenizer = model.to(self.device), prepare, tokenizer
+        self.model, self._prepare, self._tokenizer = model.to(self.device), prepare, tokenizer
         self._batch_size = batch_size
         self._known: dict[str, Tensor] = {}
+
+    @property
+    def words(self) -> dict[str, int]:
+        """What it reads, by the numbers that they have."""
+        return {} if self._tokenizer is None else self._tokenizer.get_vocab()
 
     def pictures(self, samples: Tensor) -> Tensor:
         """What it sees in the frames of samples (N, [F,] 3, H, W): (N, F, D) float32; NaN in one that is not finite."""
         if not len(samples):
-            return torch.zeros(0, 1, self._model.config.projection_dim, device=self.device)
+            return torch.zeros(0, 1, self.model.config.projection_dim, device=self.device)
         seen = by_batch(self._see, samples.flatten(0, -4), self._batch_size)
         seen = seen.unflatten(0, (len(samples), samples.shape[1] if samples.ndim == 5 else 1))
         return seen.masked_fill(~finite(samples).to(seen.device)[:, None, None], torch.nan)
@@ -56,7 +61,7 @@ class Clip:
             some = new[start : start + self._batch_size]
             self._known.update(zip(some, self._read(some), strict=True))
         read = [self._known[prompt] for prompt in prompts]
-        return torch.stack(read) if read else torch.zeros(0, self._model.config.projection_dim, device=self.device)
+        return torch.stack(read) if read else torch.zeros(0, self.model.config.projection_dim, device=self.device)
 
     def cosines(self, samples: Tensor, prompts: Sequence[str]) -> Tensor:
         """Similarity of each frame of samples (N, [F,] 3, H, W) and its prompt in [-1, 1], (N, F)."""
@@ -64,11 +69,11 @@ class Clip:
 
     def _see(self, frames: Tensor) -> Tensor:
         pixels = self._prepare(frames.to(self.device, torch.float32))
-        seen = self._model.vision_model(pixels).pooler_output  # which takes them to its own precision
-        return functional.normalize(self._model.visual_projection(seen).float(), dim=-1)
+        seen = self.model.vision_model(pixels).pooler_output  # which takes them to its own precision
+        return functional.normalize(self.model.visual_projection(seen).float(), dim=-1)
 
     def _read(self, prompts: list[str]) -> Tensor:
-        length = self._model.config.text_config.max_position_embeddings
+        length = self.model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        read = self._model.text_model(**tokens.to(self.device)).pooler_output
-        return functional.normalize(self._model.text_projection(read).float(), dim=-1)
+        read = self.model.text_model(**tokens.to(self.device)).pooler_output
+        return functional.normalize(self.model.text_projection(read).float(), dim=-1)

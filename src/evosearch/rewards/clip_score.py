@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import one_of, samples_and_prompts, whole_number
+from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import pretrained, tokenizer_of
 from evosearch.rewards.clip import Clip
 from evosearch.rewards.facts import CLIP_MODEL, CLIP_TOKENIZER, Facts, Source
@@ -68,6 +69,16 @@ class ClipScore:
             batch_size,
             tokenizer_of(model, made.config.text_config.vocab_size),
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._clip.device
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return identity("clip_score", self._clip.model, variant=self._variant, words=self._clip.words)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of
 from evosearch.rewards.clip import Clip
 from evosearch.rewards.facts import CLIP_TOKENIZER, Facts, Source
@@ -99,6 +100,16 @@ class Hps:
         side: int = config.vision_config.image_size
         made = made.to(dtype).eval().requires_grad_(False)
         self._clip = Clip(made, lambda frames: normalised(contained(frames, side)), device, batch_size, tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._clip.device
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return identity("hps", self._clip.model, words=self._clip.words)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from evosearch.checks import samples_and_prompts, whole_number
 from evosearch.rewards.aesthetic import linear_head
+from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of, weight_of
 from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import Facts, Source
@@ -92,6 +93,11 @@ class ImageReward:
         self._head = linear_head(weights, reads.config.hidden_size, path, prefix="mlp.").to(self.device)
         self._side: int = sees.config.image_size
         self._known: dict[str, Tensor] = {}
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return identity("image_reward", self._sees, self._reads, self._head, words=self._tokenizer.get_vocab())
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.

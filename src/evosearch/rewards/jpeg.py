@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from evosearch.checks import samples_and_prompts
+from evosearch.rewards.cache import identity
 from evosearch.rewards.facts import Facts
 
 FACTS = Facts("below 0, in kB", "Apache-2.0", "no prompt")
@@ -55,3 +56,6 @@ def _size(frame: np.ndarray) -> int:
     file = BytesIO()
     Image.fromarray(frame).save(file, "JPEG", quality=_QUALITY)
     return file.tell()
+
+
+jpeg.cache_key = identity("jpeg")  # pyright: ignore[reportFunctionMemberAccess]

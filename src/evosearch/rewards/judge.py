@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import is_number, one_of, samples_and_prompts, share, whole_number
+from evosearch.rewards.cache import identity
 from evosearch.rewards.facts import Facts
 from evosearch.rewards.judge_bill import Bill
 from evosearch.rewards.judge_breaker import JudgeError, Stopped
@@ -175,7 +176,7 @@ class Judge:
                 keys.append(None)
                 continue
             frames = self._eight_bit(sample)
-            key = (_hash(frames), prompt, self.model, self._mode)
+            key = self._key(frames, prompt)
             keys.append(key)
             if key in self._scores or key in jobs:
                 known += 1
@@ -190,6 +191,23 @@ class Judge:
             self._cached += known
             self._reasons["not finite"] += keys.count(None)
         return torch.tensor(values, dtype=torch.float32, device=samples.device)
+
+    def known(self, samples: Tensor, prompts: list[str]) -> Tensor:
+        """Scores that it has of such samples already, (N,) float32, NaN for the others; asks for nothing."""
+        keys = [
+            self._key(self._eight_bit(sample), prompt) if sample.isfinite().all() else None
+            for sample, prompt in zip(samples.detach(), prompts, strict=True)
+        ]
+        return torch.tensor([self._scores.get(key, float("nan")) if key else float("nan") for key in keys])
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`. All that is sent but pictures and prompt, so not where to.
+
+        Answers are paid for, so that they outlive versions of this package.
+        """
+        sent = json.loads(self.request(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), ""))
+        return identity("judge", version=1, sent=sent, picture=self._picture, frames=self.frames)
 
     @property
     def missing(self) -> int:
@@ -250,6 +268,9 @@ class Judge:
                     done.result()
             finally:
                 stop.set()  # after an error or a key press, the others end at their next step
+
+    def _key(self, frames: Tensor, prompt: str) -> tuple[Any, ...]:
+        return _hash(frames), prompt, self.model, self._mode
 
     def _eight_bit(self, sample: Tensor) -> Tensor:
         """The frames that are sent of a finite sample ([F,] 3, H, W): (F, 3, H, W) uint8 on the CPU."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import pretrained, tokenizer_of
 from evosearch.rewards.clip import Clip
 from evosearch.rewards.facts import CLIP_MODEL, CLIP_TOKENIZER, Facts, Source
@@ -70,6 +71,16 @@ class PickScore:
             batch_size,
             tokenizer_of(tokenizer, made.config.text_config.vocab_size),
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._clip.device
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return identity("pick_score", self._clip.model, scale=self._scale, words=self._clip.words)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.

@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from evosearch.checks import samples_and_prompts
+from evosearch.rewards.cache import identity
 from evosearch.rewards.facts import Facts
 from evosearch.rewards.shapes_detect import SIDE, Detected, detect
 from evosearch.rewards.shapes_motion import motion
@@ -53,6 +54,8 @@ class ShapesReward:
         >>> ShapesReward().exact(samples, ["two red circles", "two red stars"])
         tensor([ True, False])
     """
+
+    cache_key = identity("shapes")
 
     def __call__(self, samples: Tensor, prompts: Sequence[str]) -> Tensor:
         """Score each sample against its prompt.

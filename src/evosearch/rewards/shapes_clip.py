@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evosearch.checks import samples_and_prompts
+from evosearch.rewards.cache import identity
 from evosearch.rewards.facts import Facts
 from evosearch.shapes import Scene, parse
 
@@ -56,6 +57,12 @@ class ShapesClip:
         processor = json.loads((Path(folder) / "preprocessor_config.json").read_text())
         self._mean, self._std = (torch.tensor(processor[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
         self._prompts: dict[str, Tensor] = {}
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        words, scale = self._tokenizer.get_vocab(), [self._mean.tolist(), self._std.tolist()]
+        return identity("shapes_clip", self._model, words=words, scale=scale)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples (N, [F,] 3, H, W) in [0, 1] against N prompts; returns (N,) float32.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import samples_and_prompts
+from evosearch.rewards.cache import identity
 from evosearch.rewards.facts import Facts
 from evosearch.shapes import COLOURS
 
@@ -65,3 +66,4 @@ def _cleanness(colour: Tensor) -> Tensor:
 
 
 shapes_quality.differentiable = True  # pyright: ignore[reportFunctionMemberAccess]
+shapes_quality.cache_key = identity("shapes_quality")  # pyright: ignore[reportFunctionMemberAccess]
