@@ -115,9 +115,9 @@ def test_a_function_of_a_picture_says_the_same_of_itself(key):
     def own(image):
         return 0.5
 
-    own.cache_key, own.usd_per_call, own.allow_missing = key, 0.5, 0.1
+    own.cache_key, own.usd_per_call, own.allow_missing, own.remote = key, 0.5, 0.1, True
     made = rewards.resolve(own)
-    assert (made.cache_key, made.usd_per_call, made.allow_missing) == (key, 0.5, 0.1)
+    assert (made.cache_key, made.usd_per_call, made.allow_missing, made.remote) == (key, 0.5, 0.1, True)
     assert not hasattr(rewards.resolve(lambda image: 0.5), "cache_key")
 
 

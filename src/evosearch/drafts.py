@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from evosearch.noise import seed_of
-from evosearch.scoring import score
+from evosearch.scoring import roll_out, score
 from evosearch.steering import looks, steered
 from evosearch.types import Population, Reward, Sampler, concat
 
@@ -292,8 +292,7 @@ def _best_first(birth: Birth) -> float:
 def _finished(births: Sequence[Birth], sampler: Sampler, reward: Reward, rng: torch.Generator) -> Iterator[Population]:
     """Those of one level at a time, as samples in all steps."""
     for group in _alike(births):
-        end, _ = sampler.run(_resumed(group, rng), sampler.steps, eta=group[0].eta)
-        yield score(end, sampler, reward)
+        yield roll_out(_resumed(group, rng), sampler, reward, eta=group[0].eta)[0]
 
 
 def _steered(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import copy_context
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from evosearch.budget import Meter
+from evosearch.budget import BudgetExhausted, Meter
 from evosearch.result import Gallery
 from evosearch.rewards import scores
-from evosearch.rewards.cache import ScoreCache, Unknown
+from evosearch.rewards.cache import ScoreCache, Unknown, leaves
 from evosearch.types import Population, Sampler, concat
+
+T = TypeVar("T")
 
 
 class MeteredSampler:
@@ -143,6 +147,9 @@ class MeteredSampler:
 class MeteredReward:
     """A reward bound to its prompt, charged, checked, and with the best samples kept as they are scored.
 
+    What computes elsewhere than the model, or over a network, scores one batch while the next is made. The thread that
+    does so only asks the reward: all that is counted or kept is so in turn, by the thread that searches.
+
     Args:
         reward: ``(samples, prompts) -> (N,)``.
         prompt: The prompt.
@@ -150,6 +157,7 @@ class MeteredReward:
         sampler: Decodes what is scored.
         gallery: Keeps the best.
         cache: What is known already, and costs nothing.
+        device: Where the model computes; None where that is unknown.
     """
 
     def __init__(
@@ -160,19 +168,34 @@ class MeteredReward:
         sampler: MeteredSampler,
         gallery: Gallery,
         cache: ScoreCache,
+        device: torch.device | None = None,
     ) -> None:
         self._own, self._prompt, self._meter = reward, prompt, meter
         self._sampler, self._gallery, self._cache = sampler, gallery, cache
         self.invalid = 0
         self.differentiable = bool(getattr(reward, "differentiable", False))
+        self.overlaps = device is not None and all(elsewhere(part, device) for part in leaves(reward))
+        self._worker: ThreadPoolExecutor | None = None
+        self._going: _Going | None = None
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Score samples (N, [F,] 3, H, W); returns (N,) float32, NaN where the reward gave nothing finite."""
         note = self._afforded(samples)
         return note(*self._timed(samples))
 
+    def begin(self, samples: Tensor) -> Callable[[], Tensor]:
+        """Start to score samples, once those before are done with; what is returned waits for their scores."""
+        note = self._afforded(samples)
+        if self._worker is None or samples.requires_grad:
+            values = note(*self._timed(samples))
+            return lambda: values
+        here = partial(copy_context().run, _as_here(self._timed), samples)
+        self._going = _Going(self._worker.submit(here), note)
+        return self._going
+
     def _afforded(self, samples: Tensor) -> Callable[[Tensor, float], Tensor]:
         """What takes note of their scores and the seconds that those took; or `BudgetExhausted`."""
+        self._settle()
         n, source = len(samples), self._sampler.source(samples)
         if source is not None:
             self._cache.recognise(samples, source[1])
@@ -181,6 +204,32 @@ class MeteredReward:
         first = source is not None and source[0].i == self._sampler.steps and self._gallery.best is None
         self._meter.afford(reward_calls=new.samples, usd=new.usd, in_time=not first)
         return partial(self._note, source, n, new)
+
+    @contextmanager
+    def working(self) -> Generator[None]:
+        """Within, batches may overlap. At the end, what is being scored is waited for, since it is paid for."""
+        with ThreadPoolExecutor(1, "reward") if self.overlaps else nullcontext() as self._worker:
+            try:
+                yield
+            except BudgetExhausted:
+                self._settle()
+                raise
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    for part in leaves(self._own):
+                        getattr(part, "cancel", lambda: None)()
+                with suppress(Exception):  # what went wrong first is what is told
+                    self._settle()
+                raise
+            else:
+                self._settle()
+            finally:
+                self._worker = None
+
+    def _settle(self) -> None:
+        going, self._going = self._going, None
+        if going is not None:
+            going()
 
     def _timed(self, samples: Tensor) -> tuple[Tensor, float]:
         start = time.perf_counter()
@@ -202,3 +251,35 @@ class MeteredReward:
         elif source is not None:
             self._gallery.glimpse(*source, values.detach())
         return values
+
+
+class _Going:
+    """A batch that is being scored: waits for its scores, and notes them the first time."""
+
+    def __init__(self, scored: Future[tuple[Tensor, float]], note: Callable[[Tensor, float], Tensor]) -> None:
+        self._scored, self._note = scored, note
+        self._values: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        if self._values is None:
+            self._values = self._note(*self._scored.result())
+        return self._values
+
+
+def elsewhere(reward: Any, device: torch.device) -> bool:
+    """Whether a reward leaves this device to others: it is ``remote``, or its ``device`` is another one."""
+    if getattr(reward, "remote", False):
+        return True
+    own = torch.device(getattr(reward, "device", None) or device)
+    return (own.type, own.index or 0) != (device.type, device.index or 0)
+
+
+def _as_here(work: Callable[..., T]) -> Callable[..., T]:
+    """The same in another thread, which knows nothing of this one's gradient modes."""
+    gradient, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    def there(*given: Any) -> T:
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradient):
+            return work(*given)
+
+    return there

@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from evosearch.types import Population, Reward, Sampler
+from evosearch.types import Population, Reward, Sampler, concat
 
 
 def score(p: Population, sampler: Sampler, reward: Reward) -> Population:
     """The same particles with their rewards: of finished samples, or of x0 where predicted."""
-    rewards = [reward(sampler.decode(batch)) for batch in p.split(sampler.batch_size)]
-    return replace(p, reward=torch.cat(rewards).float())
+    if len(p) <= sampler.batch_size:
+        return replace(p, reward=reward(sampler.decode(p)).float())
+    waiting = [_begun(batch, sampler, reward) for batch in p.split(sampler.batch_size)]
+    return replace(p, reward=torch.cat([scores() for scores in waiting]).float())
+
+
+def roll_out(
+    p: Population, sampler: Sampler, reward: Reward, keep: Sequence[int] = (), eta: float | None = None
+) -> tuple[Population, dict[int, Population]]:
+    """Denoise to the end and score; a reward that ``overlaps`` scores a micro-batch while the next is denoised.
+
+    A counted budget refuses it whole, before its first micro-batch; where scoring overlaps, by the micro-batch.
+
+    Args:
+        p: Particles at a level below the last.
+        sampler: Denoises and decodes.
+        reward: Judges.
+        keep: As for `Sampler.run`.
+        eta: As for `Sampler.run`.
+
+    Returns:
+        The finished particles with their rewards, and a dictionary of those at the levels in ``keep``.
+    """
+    if not getattr(reward, "overlaps", False):
+        end, kept = sampler.run(p, sampler.steps, keep, eta)
+        return score(end, sampler, reward), kept
+    ends, stages, waiting = list[Population](), list[dict[int, Population]](), list[Callable[[], Tensor]]()
+    for batch in p.split(sampler.batch_size):
+        end, kept = sampler.run(batch, sampler.steps, keep, eta)
+        waiting.append(_begun(end, sampler, reward))
+        ends.append(end)
+        stages.append(kept)
+    end = replace(concat(*ends), reward=torch.cat([scores() for scores in waiting]).float())
+    return end, {level: concat(*(stage[level] for stage in stages)) for level in stages[0]}
+
+
+def _begun(batch: Population, sampler: Sampler, reward: Any) -> Callable[[], Tensor]:
+    """A micro-batch whose scoring has begun, or is done where the reward does nothing by the way."""
+    samples = sampler.decode(batch)
+    if hasattr(reward, "begin"):
+        return reward.begin(samples)
+    scores: Tensor = reward(samples)
+    return lambda: scores
 
 
 def preview(p: Population, sampler: Sampler, reward: Reward, lookahead: int = 1, twice: bool = False) -> Population:

@@ -87,7 +87,9 @@ class Session:
         noises = {int(p.id): p for p in (replay(genome, sampler, until=0) for genome in genomes)}
         self.sampler = MeteredSampler(sampler, self.meter, concat(*noises.values()) if noises else None, self._tick)
         self._cache = ScoreCache() if cache is None else cache
-        self.reward = MeteredReward(reward, prompt, self.meter, self.sampler, self.gallery, self._cache)
+        self.reward = MeteredReward(
+            reward, prompt, self.meter, self.sampler, self.gallery, self._cache, getattr(sampler, "device", None)
+        )
         knobs = self._with_prices(knobs)
         self.knobs = knobs_of(algorithm, knobs, limits, sampler.steps, self.pace, price)
         self.waves = algorithm.waves(sampler.steps, **self.knobs) if hasattr(algorithm, "waves") else None
@@ -172,7 +174,8 @@ class Session:
 
     def _search(self, folder: RunFolder | None, stop_at: float | None, progress: bool) -> None:
         rng = torch.Generator().manual_seed(self.seed)
-        with Bar(self.prompt, self.total, progress) as self._bar, suppress(BudgetExhausted):
+        bar = Bar(self.prompt, self.total, progress)
+        with bar as self._bar, suppress(BudgetExhausted), self.reward.working():
             for p in self.algorithm(self.sampler, self.reward, rng, **self.knobs):
                 self._record(p, folder)
                 best = self.gallery.best

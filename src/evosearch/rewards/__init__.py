@@ -44,7 +44,7 @@ NAMES = {
 
 TensorReward = Callable[[Tensor, list[str]], Tensor]
 
-_SAID = ("allow_missing", "cache_key", "check", "usd_per_call")
+_SAID = ("allow_missing", "cache_key", "check", "device", "remote", "usd_per_call")
 
 
 def load(name: str) -> TensorReward:

@@ -104,6 +104,8 @@ class Judge:
         ValueError: An argument is wrong, or neither given nor in the environment.
     """
 
+    remote = True  # so that the model works while it is asked
+
     def __init__(
         self,
         url: str | None = None,
@@ -142,7 +144,7 @@ class Judge:
         )  # fmt: skip
         self.usd_per_call = usd_per_call or 0.0
         self.__name__ = f"judge {self.model}"
-        self._lock = threading.Lock()
+        self._lock, self._stop = threading.Lock(), threading.Event()
         self._scores: dict[tuple[Any, ...], float] = {}
         self._scored = self._missing = self._cached = 0
         self._reasons = Counter[str]()
@@ -200,6 +202,10 @@ class Judge:
         ]
         return torch.tensor([self._scores.get(key, float("nan")) if key else float("nan") for key in keys])
 
+    def cancel(self) -> None:
+        """End the call that another thread waits for: samples that have no answer yet come out as missing."""
+        self._stop.set()
+
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`. All that is sent but pictures and prompt, so not where to.
@@ -247,7 +253,7 @@ class Judge:
         """Fill the cache, many at once."""
         if not jobs:
             return
-        stop = threading.Event()
+        stop = self._stop = threading.Event()
 
         def one(key: tuple[Any, ...], frames: Tensor, prompt: str) -> None:
             try:

@@ -38,7 +38,7 @@ from evosearch.checks import one_of, share, whole_number, whole_numbers
 from evosearch.declaration import Wave, nfe_of, search
 from evosearch.drafts import drafted
 from evosearch.mutation import mutate
-from evosearch.scoring import preview, score
+from evosearch.scoring import preview, roll_out
 from evosearch.searches.schedules import by_budget, finishing, going_on, in_words, is_by_budget, priced, regime
 from evosearch.selection import survivors, top
 from evosearch.selection import tournament as tournament_of
@@ -242,8 +242,7 @@ def evosearch(
     wave = -(-_WAVE // sampler.batch_size) * sampler.batch_size
     for s, size in zip((*schedule, None), (*sizes[1:], 0), strict=True):
         for start, part in zip(range(0, len(p), wave), p.split(wave), strict=True):
-            finished, states = sampler.run(part, sampler.steps, keep=[t for t in levels if t >= p.i], eta=solver)
-            finished = score(finished, sampler, reward)  # equation 6, by one roll-out
+            finished, states = roll_out(part, sampler, reward, [t for t in levels if t >= p.i], solver)  # equation 6
             yield finished
             before = {t: state[start : start + len(part)] for t, state in early.items()}
             for t, state in (before | states).items():

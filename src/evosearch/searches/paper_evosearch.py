@@ -21,7 +21,7 @@ import torch
 from evosearch.checks import flag, share
 from evosearch.declaration import Wave, search
 from evosearch.mutation import mutate
-from evosearch.scoring import score
+from evosearch.scoring import roll_out
 from evosearch.searches.evosearch import waves_of
 from evosearch.searches.schedules import by_paper
 from evosearch.selection import top, tournament
@@ -84,8 +84,7 @@ def paper_evosearch(
     p = sampler.prior(sizes[0])
     for s, size in zip((*schedule, None), (*sizes[1:], 0), strict=True):
         passed = [t for t in schedule if t >= p.i]
-        finished, states = sampler.run(p, sampler.steps, keep=[t + late for t in passed], eta=eta)
-        finished = score(finished, sampler, reward)  # equation 6, by one roll-out
+        finished, states = roll_out(p, sampler, reward, [t + late for t in passed], eta)  # equation 6
         yield finished
         if s is None:
             return

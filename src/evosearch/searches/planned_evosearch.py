@@ -24,7 +24,7 @@ from evosearch.declaration import Wave, search
 from evosearch.drafts import drafted
 from evosearch.mutation import mutate
 from evosearch.noise import seed_of
-from evosearch.scoring import score
+from evosearch.scoring import roll_out
 from evosearch.searches.schedules import drafts_and_finals, finishing
 from evosearch.selection import survivors, top
 from evosearch.types import Population, Reward, Sampler, concat
@@ -170,8 +170,7 @@ def planned_evosearch(
     arm, p, bred_of = arms[0], sampler.prior(min(_FIRST * brood, nfe // steps)), None
     while True:
         nfe -= sampler.cost(p, steps)
-        finished, states = sampler.run(p, steps, keep=[t for t in stops if t >= p.i], eta=eta)
-        finished = score(finished, sampler, reward)
+        finished, states = roll_out(p, sampler, reward, [t for t in stops if t >= p.i], eta)
         yield finished
         planner.learn(arm, bred_of, _rewards(finished))
         for t, state in states.items():

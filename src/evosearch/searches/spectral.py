@@ -23,7 +23,7 @@ from evosearch.bands import block_of, coarse, with_coarse
 from evosearch.checks import at_least_zero, whole_number
 from evosearch.declaration import Wave, in_rounds, search
 from evosearch.mutation import noise_of
-from evosearch.scoring import score
+from evosearch.scoring import roll_out
 from evosearch.selection import top
 from evosearch.types import Population, Reward, Sampler, concat
 
@@ -76,7 +76,7 @@ def spectral(
     mean, deviation = torch.zeros_like(coarse(grid, block)), torch.ones_like(coarse(grid, block))
     best: Population | None = None
     for wave in (*rounds, None):
-        finished = score(sampler.run(noise, sampler.steps, eta=eta)[0], sampler, reward)
+        finished, _ = roll_out(noise, sampler, reward, eta=eta)
         yield finished
         if wave is None:
             return

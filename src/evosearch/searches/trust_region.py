@@ -24,7 +24,7 @@ from torch import Tensor
 from evosearch.checks import share, whole_number
 from evosearch.declaration import Wave, in_rounds, search
 from evosearch.mutation import noise_of
-from evosearch.scoring import score
+from evosearch.scoring import roll_out
 from evosearch.selection import finite, top
 from evosearch.types import Population, Reward, Sampler, concat
 
@@ -76,7 +76,7 @@ def trust_region(
     widths = torch.full((regions,), _WIDTH)
     streak = torch.zeros(regions, dtype=torch.int64)  # successes in a row, or failures where negative
     for wave in (*rounds, None):
-        finished = score(sampler.run(p, sampler.steps, eta=eta)[0], sampler, reward)
+        finished, _ = roll_out(p, sampler, reward, eta=eta)
         yield finished
         if wave is None:
             return

@@ -19,7 +19,7 @@ import torch
 from evosearch.checks import share, whole_number
 from evosearch.declaration import Wave, in_rounds, search
 from evosearch.mutation import mutate
-from evosearch.scoring import score
+from evosearch.scoring import roll_out
 from evosearch.selection import top
 from evosearch.types import Population, Reward, Sampler, concat
 
@@ -63,7 +63,7 @@ def zero_order(
     for wave in _waves(sampler.steps, n=n, neighbours=neighbours, rate=rate):
         if pivot is not None:
             noise = mutate(pivot.repeat(wave.particles), sampler, rng, rate=rate)
-        finished = score(sampler.run(noise, sampler.steps, eta=eta)[0], sampler, reward)
+        finished, _ = roll_out(noise, sampler, reward, eta=eta)
         yield finished
         tried = replace(noise, reward=finished.reward)
         tried = tried if pivot is None else concat(pivot, tried)
