@@ -85,18 +85,20 @@ def test_a_far_reward_changes_no_result(algorithm):
 
 @pytest.mark.parametrize("algorithm", OVERLAPPING)
 def test_the_next_micro_batch_is_denoised_while_one_is_scored(algorithm):
-    """Scores wait for that, until it has happened once; the last of a wave does so in vain."""
+    """Scores wait for one more to begin, until that has happened once; the last of a wave does so in vain."""
     denoised, met = [], []
-    sampler = Model(denoised.append, batch_size=1)
+
+    def denoise(k):
+        time.sleep(0.01)  # so that there is a before
+        denoised.append(k)
 
     def score(k):
-        until = time.monotonic() + 0.2
-        while True not in met:
-            met.append(len(denoised) >= k + 2)
-            if time.monotonic() > until:
-                break
+        before, until = len(denoised), time.monotonic() + 0.2
+        while True not in met and time.monotonic() < until:
+            met.append(len(denoised) > before)
             time.sleep(0.002)
 
+    sampler = Model(denoise, batch_size=1)
     reward = Far(score)
     found(reward, pipe=sampler, algorithm=algorithm)
     assert True in met

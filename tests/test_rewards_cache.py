@@ -60,8 +60,8 @@ def test_another_prompt_reward_or_shape_is_not_the_same():
     for who, samples, prompts in (
         (reward, grey(51, 51), ["a", "b"]),
         (other, grey(51, 51), ["a", "b"]),
-        (reward, grey(51)[..., :4], ["a"]),
-        (reward, grey(51)[:, None].expand(-1, 2, -1, -1, -1), ["a"]),
+        (reward, grey(51).reshape(1, 3, 4, 16), ["a"]),  # the same bytes
+        (reward, grey(51)[:, None], ["a"]),
     ):
         assert torch.equal(scored(cache, who, samples, prompts), rewards.scores(who, samples, prompts))
     assert [len(asked[0]) for asked in reward.asked] == [2, 2, 1, 1, 1, 1]
@@ -119,6 +119,22 @@ def test_a_function_of_a_picture_says_the_same_of_itself(key):
     made = rewards.resolve(own)
     assert (made.cache_key, made.usd_per_call, made.allow_missing, made.remote) == (key, 0.5, 0.1, True)
     assert not hasattr(rewards.resolve(lambda image: 0.5), "cache_key")
+
+
+def test_a_combination_says_itself_what_its_parts_come_to():
+    class Ranked:
+        """Says something else each time."""
+
+        def __init__(self):
+            self.parts, self.calls = [counted()], 0
+
+        def __call__(self, samples, prompts):
+            self.calls += 1
+            return rewards.scores(self.parts[0], samples, prompts) + self.calls
+
+    cache, ranked = ScoreCache(), Ranked()
+    assert [float(scored(cache, ranked, grey(51), ["a"])) for _ in range(2)] == pytest.approx([1.2, 2.2])
+    assert len(ranked.parts[0].asked) == 1
 
 
 # On disk
