@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from email.utils import formatdate
 
@@ -16,6 +17,7 @@ from evosearch import rewards
 from evosearch.rewards.judge import Judge, JudgeError, Patience
 from evosearch.rewards.judge_breaker import Breaker, Stopped
 from evosearch.rewards.judge_http import endpoint
+from evosearch.rewards.judge_lanes import Lanes
 
 KEY = "sk-test-5e3c7e7"
 
@@ -544,3 +546,55 @@ def test_the_price_of_a_call_counts_in_a_weighted_sum():
     judge = judge_of("http://127.0.0.1:1", usd_per_call=0.25)
     assert rewards.resolve({"jpeg": 1}).usd_per_call == 0
     assert rewards.Weighted([(judge, 2.0), (rewards.load("jpeg"), 1.0)]).usd_per_call == 0.25
+
+
+# as many at once as the endpoint bears
+
+
+def test_requests_settle_near_what_the_endpoint_bears():
+    """It refuses the fifth at once; how many are sent goes up and down around that, where it began with sixteen."""
+    open_then = []
+    with judges.FakeJudge(seconds=0.05) as server:
+        server.fault = lambda picture, attempt: "429" if server.now > 4 else None
+        judge = judge_of(server, concurrency=16, retries=50, deadline=60)
+        for first in range(1, 129, 16):
+            assert scored(judge, judges.swatches(16, first)).isfinite().all()
+            open_then.append(judge._client.lanes.open)
+    assert all(1 <= lanes <= 8 for lanes in open_then[1:])
+    assert sum(open_then[1:]) / len(open_then[1:]) >= 2
+    assert 0 < judge.stats.failures["HTTP 429"] < 0.4 * judge.stats.calls
+
+
+def test_lanes_halve_once_for_a_crowd_and_grow_by_one_a_round():
+    lanes = Lanes(16)
+    with lanes.lane() as one, lanes.lane() as two:
+        for lane in (one, two):
+            lanes.refused(lane)
+    assert lanes.open == 8
+    for count, now in ((8, 8), (1, 9), (10, 10), (1000, 16)):
+        for _ in range(count):
+            lanes.answered()
+        assert lanes.open == now
+    for _ in range(10):
+        with lanes.lane() as lane:
+            lanes.refused(lane)
+    assert lanes.open == 1
+
+
+def test_no_more_set_out_than_there_are_lanes():
+    lanes, now, peak = Lanes(3), 0, 0
+    lock = threading.Lock()
+
+    def go(_):
+        nonlocal now, peak
+        with lanes.lane():
+            with lock:
+                now += 1
+                peak = max(peak, now)
+            time.sleep(0.002)
+            with lock:
+                now -= 1
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(go, range(24)))
+    assert peak == 3

@@ -91,7 +91,7 @@ class Judge:
         timeout: Seconds of one request, whole.
         deadline: Seconds of one sample with all its retries.
         retries: Of one sample.
-        concurrency: Requests on their way at once.
+        concurrency: Requests on their way at once, at most; fewer where the endpoint says that they are too many.
         usd_per_call: Price of a call, which also counts in a `Budget` in money.
         usd_per_million_tokens: Prices of a million tokens of prompt and of answer.
         usd_cap: Most that may be spent over this object's life.

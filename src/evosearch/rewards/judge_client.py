@@ -18,6 +18,7 @@ from evosearch.rewards.judge_answers import Unreadable, parse
 from evosearch.rewards.judge_bill import Bill
 from evosearch.rewards.judge_breaker import Breaker, JudgeError
 from evosearch.rewards.judge_http import Answer, NoAnswer, endpoint, post, shown
+from evosearch.rewards.judge_lanes import Lanes
 
 T = TypeVar("T")
 
@@ -32,11 +33,19 @@ class Failure(Exception):
         again: Whether to try again.
         after: Seconds that the endpoint wants to be left alone.
         answered: Whether there was an answer, only of no use.
+        crowded: Whether there were too many at once.
     """
 
-    def __init__(self, why: str, again: bool = True, after: float | None = None, answered: bool = False) -> None:
+    def __init__(
+        self,
+        why: str,
+        again: bool = True,
+        after: float | None = None,
+        answered: bool = False,
+        crowded: bool = False,
+    ) -> None:
         super().__init__(why)
-        self.again, self.after, self.answered = again, after, answered
+        self.again, self.after, self.answered, self.crowded = again, after, answered, crowded
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class Client:
         timeout: Seconds of one request, from the first byte sent to the last byte read.
         deadline: Seconds of one call with all its retries; waiting for the breaker or for others does not count.
         retries: Of one call.
-        concurrency: Requests on their way at once.
+        concurrency: Requests on their way at once, at most; fewer where the endpoint says that they are too many.
         patience: The rest.
 
     Raises:
@@ -109,7 +118,7 @@ class Client:
         self._breaker = Breaker(
             patience.failures, patience.cool, patience.longest, patience.probes, f"the judge at {self.url}"
         )
-        self._slots = threading.BoundedSemaphore(concurrency)
+        self.lanes = Lanes(concurrency)
         self._jitter = random.Random()  # its own: the user's random numbers stay what they are
         self._lock = threading.Lock()
         self._worked = False
@@ -134,7 +143,7 @@ class Client:
         while True:
             start = time.monotonic()
             ahead = self._breaker.enter(stop)
-            with self._slots:
+            with self.lanes.lane() as lane:
                 asked = time.monotonic()
                 until += asked - start
                 try:
@@ -142,11 +151,14 @@ class Client:
                 except Failure as caught:
                     failure = caught
                     self._breaker.failed(ahead, str(failure))
+                    if failure.crowded:
+                        self.lanes.refused(lane)
                 except BaseException:
                     self._breaker.left(ahead)
                     raise
                 else:
                     self._breaker.worked()
+                    self.lanes.answered()
                     return value
             with self._lock:
                 self.failures[str(failure)] += 1
@@ -207,7 +219,8 @@ class Client:
         said = self._said(answer.body)
         if status in _AGAIN or status >= 500:
             # What it says differs from call to call: kept out of the reason, which is counted.
-            return Failure(f"HTTP {status}", after=_retry_after(answer.headers.get("retry-after")))
+            after = _retry_after(answer.headers.get("retry-after"))
+            return Failure(f"HTTP {status}", after=after, crowded=status == 429)
         if not self._worked and (status in _REFUSED or status < 400):
             what = {
                 401: f"check the key, of {self._key}" if self._key else "name the variable that holds the key by key=",
