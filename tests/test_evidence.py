@@ -66,9 +66,9 @@ def test_a_quarter_of_the_nfe_is_ahead_of_the_papers_evosearch(folder):
     rows = read(folder)
     ours, paper = (
         {(row["prompt"], row["seed"]): row["best"] for row in rows if row["method"] == name}
-        for name in ("evosearch", "paper_evosearch")
+        for name in (searches.UNSTEERED, "paper_evosearch")
     )
-    assert 4 * max(row["nfe"] for row in rows if row["method"] == "evosearch") <= 4990
+    assert 4 * max(row["nfe"] for row in rows if row["method"] == searches.UNSTEERED) <= 4990
     assert len(ours) == len(paper) == 8
     mean, low, high = clustered_mean(paired(ours, paper))
     assert low > 0
@@ -107,7 +107,7 @@ def test_the_long_run_rises_to_its_end():
     before = {
         row["times"]: row["best"]
         for row in rows
-        if (row["method"], row["prompt"], row["equal"]) == ("evosearch", run["prompt"], "nfe")
+        if (row["method"], row["prompt"], row["equal"]) == (searches.UNSTEERED, run["prompt"], "nfe")
     }
     assert run["cost"]["nfe"] == 10 * 1000 * run["steps"]
     assert before[100] < before[1000] < run["best"] == max(best for _, _, best in run["curve"])

@@ -157,7 +157,8 @@ def _pace(out: Path, pipe: Any, reward: str) -> float:
 def table(rows: Sequence[dict[str, Any]], equal: str) -> str:
     """Markdown: mean best reward by budget, less ours with its interval, and the mean rank; best ones first.
 
-    Differences pair runs of one prompt and seed; intervals are 95 % and resample prompts.
+    Differences pair runs of one prompt and seed; intervals are 95 % and resample prompts. Ours is the default, or where
+    that was not run, the one without steering.
     """
     best = _by(rows, equal, lambda row: row["best"])
     times, ranks = sorted({n for _, n in best}), _ranks(best)
@@ -166,7 +167,11 @@ def table(rows: Sequence[dict[str, Any]], equal: str) -> str:
         f"|---|---:|{'---:|' * len(times)}",
     ]
     for method in sorted(ranks, key=lambda name: ranks[name]):
-        cells = [_cell(best.get((method, n), {}), best.get((OURS, n), {}), method == OURS) for n in times]
+        ours = [OURS if (OURS, n) in best else UNSTEERED for n in times]
+        cells = [
+            _cell(best.get((method, n), {}), best.get((own, n), {}), method == own)
+            for own, n in zip(ours, times, strict=True)
+        ]
         lines.append(f"| {method} | {ranks[method]:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
