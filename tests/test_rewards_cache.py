@@ -16,7 +16,7 @@ from test_rewards_judge import judge_of
 from evosearch import cli, report, rewards
 from evosearch.budget import Budget
 from evosearch.rewards import cache_file
-from evosearch.rewards.cache import ScoreCache, identity
+from evosearch.rewards.cache import ScoreCache, identity, leaves
 from evosearch.rewards.cache_file import CacheFile, Key
 from evosearch.rewards.judge import JudgeError
 
@@ -135,6 +135,12 @@ def test_a_combination_says_itself_what_its_parts_come_to():
     cache, ranked = ScoreCache(), Ranked()
     assert [float(scored(cache, ranked, grey(51), ["a"])) for _ in range(2)] == pytest.approx([1.2, 2.2])
     assert len(ranked.parts[0].asked) == 1
+
+
+def test_a_method_called_parts_makes_no_combination():
+    reward = counted(parts=lambda samples: samples.unbind())
+    assert leaves(reward) == [reward]
+    toy.found(reward=reward, algorithm="best_of_n")
 
 
 # On disk

@@ -199,7 +199,8 @@ def _digest(tensor: Tensor) -> bytes:
 
 
 def _parts(reward: Any) -> Iterable[Any] | None:
-    return getattr(reward, "parts", None)
+    parts = getattr(reward, "parts", None)
+    return None if callable(parts) else parts  # a reward's method of this name says something else
 
 
 def _lasting(key: Key) -> bool:
