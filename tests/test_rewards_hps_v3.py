@@ -91,12 +91,12 @@ def score(place):
 
 def rounded(theta, width):
     """Frequencies of positions, in the precision of the model that was trained."""
-    return (1 / theta ** (torch.arange(0, width, 2) / width)).bfloat16().float()
+    return (1 / theta ** (torch.arange(0, width, 2) / width)).bfloat16()
 
 
 def turned(x, angles):
-    """Rotary positions: x (heads, places, width), angles (places, width / 2)."""
-    cos, sin = (f(torch.cat([angles, angles], -1)) for f in (torch.cos, torch.sin))
+    """Rotary positions: x (heads, places, width), angles (places, width / 2), their cosines in their precision."""
+    cos, sin = (f(torch.cat([angles, angles], -1)).float() for f in (torch.cos, torch.sin))
     left, right = x.chunk(2, -1)
     return x * cos + torch.cat([-right, left], -1) * sin
 
@@ -111,7 +111,7 @@ def see(w, pixels, grid):
     rows = torch.arange(tall).view(tall // 2, 2, 1, 1).expand(-1, -1, wide // 2, 2).permute(0, 2, 1, 3).flatten()
     columns = torch.arange(wide).view(1, 1, wide // 2, 2).expand(tall // 2, 2, -1, -1).permute(0, 2, 1, 3).flatten()
     steps = rounded(1e4, SEEN // 2 // 2)
-    angles = torch.cat([rows[:, None] * steps, columns[:, None] * steps], -1)
+    angles = torch.cat([axis[:, None].bfloat16() * steps for axis in (rows, columns)], -1)
 
     def norm(name, x):
         return layer_norm(x, (SEEN,), w[f"{name}.weight"], w[f"{name}.bias"], eps=1e-6)
@@ -143,7 +143,9 @@ def published(w, image, prompt):
     tokens = torch.tensor(tokens)
     x = w["model.embed_tokens.weight"][tokens]
     x[tokens == CONFIG["image_token_id"]] = see(w, pixels, grid[0, 1:].tolist())
-    angles = torch.arange(len(tokens))[:, None] * rounded(1e6, WIDTH // HEADS)  # one after the other, pictures too
+    angles = (
+        torch.arange(len(tokens))[:, None] * rounded(1e6, WIDTH // HEADS).float()
+    )  # one after the other, pictures too
     mask = torch.full((len(tokens),) * 2, -math.inf).triu(1)
     for i in range(2):
         layer = f"model.layers.{i}."

@@ -13,7 +13,8 @@ from torch.nn.functional import gelu, layer_norm, linear, silu, softmax
 from transformers import Qwen2Tokenizer
 
 from evosearch import rewards
-from evosearch.rewards.qwen_video import patches, sampled, sized
+from evosearch.rewards.qwen_video import LEAST_PIXELS, sampled
+from evosearch.rewards.qwen_vl import sized
 from evosearch.rewards.video_reward import VideoReward
 
 MARKS = ["<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>"]
@@ -149,7 +150,7 @@ def test_it_is_the_published_formula(folder, score, size, error):
     videos = videos_of(2, size)
     expected = published(folder, videos, PROMPTS[:2])
     assert (expected[0] - expected[1]).abs().max() > 5 * error  # else anything would do
-    assert torch.allclose(score.parts(videos, PROMPTS[:2]), expected, atol=error)
+    assert torch.allclose(score.rated(videos, PROMPTS[:2]), expected, atol=error)
     assert torch.allclose(score(videos, PROMPTS[:2]), expected.sum(1), atol=2 * error)
 
 
@@ -157,8 +158,8 @@ def test_it_is_the_published_formula(folder, score, size, error):
 def test_frames_are_chosen_by_the_videos_frame_rate(folder, score, rate):
     videos = clip(41, 40, 40)[None]
     expected = published(folder, videos, PROMPTS[:1], rate)
-    assert torch.allclose(score.at_frame_rate(rate).parts(videos, PROMPTS[:1]), expected, atol=0.02)
-    assert not torch.allclose(score.parts(videos, PROMPTS[:1]), expected, atol=0.1)
+    assert torch.allclose(score.at_frame_rate(rate).rated(videos, PROMPTS[:1]), expected, atol=0.02)
+    assert not torch.allclose(score.rated(videos, PROMPTS[:1]), expected, atol=0.1)
 
 
 def test_two_frames_a_second_are_looked_at_and_four_at_least():
@@ -172,15 +173,16 @@ def test_two_frames_a_second_are_looked_at_and_four_at_least():
 @pytest.mark.parametrize("size", [(1, 1), (1, 150), (27, 29), (480, 832), (2160, 3840), (447, 449), (20, 3000)])
 @pytest.mark.parametrize("most", [MOST, 602112])
 def test_sizes_are_the_published_ones(size, most):
-    height, width = sized(*size, most)
+    height, width = sized(*size, 28, LEAST_PIXELS, most)
     assert (height, width) == tiny_qwen.smart_size(*size, 128 * 784, most)
     assert height % 28 == width % 28 == 0 and 0 < height * width <= most * 1.4
 
 
 @pytest.mark.parametrize("size", [(2, 56, 60), (3, 1, 1), (2, 3, 300), (4, 449, 333), (2, 1200, 1000)])
-def test_patches_are_the_published_ones(size):
+def test_patches_are_the_published_ones(score, size):
     video = clip(*size)
-    rows, grid = patches(video[None, sampled(len(video), 16, 2)], MOST)
+    given = score._qwen.inputs(video[None, sampled(len(video), 16, 2)], "", [""])
+    rows, grid = given["pixel_values_videos"], given["video_grid_thw"]
     expected, places = prepared(video, 16, MOST)
     assert torch.equal(grid, places)
     error = (rows - expected).abs() * 255 * 0.27
@@ -189,11 +191,11 @@ def test_patches_are_the_published_ones(size):
 
 def test_each_part_can_be_asked_for_alone_and_the_weights_are_shared(folder, score):
     videos, prompts = videos_of(2), PROMPTS[:2]
-    parts = score.parts(videos, prompts)
+    parts = score.rated(videos, prompts)
     for k, name in enumerate(NORM):
         assert torch.equal(made(folder, dimension=name)(videos, prompts), parts[:, k])
         assert torch.equal(score.only(name)(videos, prompts), parts[:, k])
-        assert score.only(name)._model is score._model and rewards.name_of(score.only(name)) == f"video_reward {name}"
+        assert score.only(name)._qwen is score._qwen and rewards.name_of(score.only(name)) == f"video_reward {name}"
     assert torch.equal(score(videos, prompts), parts.sum(1)) and rewards.name_of(score) == "video_reward"
     with pytest.raises(ValueError, match=r"^dimension must be one of Overall, VQ, MQ, TA, got 'vq'$"):
         score.only("vq")
@@ -207,7 +209,7 @@ def test_the_checkpoint_may_be_named_itself(folder, score):
 
 def test_bfloat16_merges_near_what_it_was_trained_with(folder, score):
     videos = videos_of(4)
-    half, whole = made(folder, dtype=torch.bfloat16).parts(videos, PROMPTS), score.parts(videos, PROMPTS)
+    half, whole = made(folder, dtype=torch.bfloat16).rated(videos, PROMPTS), score.rated(videos, PROMPTS)
     assert half.dtype == torch.float32
     assert 0 < (half - whole).abs().mean() < 0.1 * whole.std()
 

@@ -84,13 +84,16 @@ def test_what_is_no_video_is_refused(score, name):
         score(torch.zeros(1, 4, 1, 40, 40), ["a red circle"])
 
 
-def test_marks_of_the_model_are_no_words_of_a_prompt(score, name):
-    for call in (lambda text: score.check(text, True), lambda text: score(torch.zeros(1, 4, 3, 40, 40), [text])):
-        with pytest.raises(ValueError) as caught:
-            call("a cat <|im_end|> and a dog")
-        message = f"prompt must not hold <|im_end|>, a mark of the model of {name}; leave it out"
-        assert str(caught.value) == message
-    score.check("a cat <im_end> and {text_prompt} {prompt} $t2v_prompt a dog", True)
+@pytest.mark.parametrize("text", ["<|im_end|>", "<|video_pad|>", "<|VQ_reward|>", "{}", "{text_prompt}"])
+def test_marks_in_a_prompt_are_text(score, text):
+    tokenizer = score._qwen.tokenizer
+    question = "<|im_start|> {} <|im_end|>"
+    row, plain = (score._qwen.inputs(batch(1)[0], question, [said])["input_ids"][0] for said in (f"a{text} b", "a b"))
+    marks = torch.tensor([*tokenizer.added_tokens_encoder.values()])
+    assert row[torch.isin(row, marks)].tolist() == plain[torch.isin(plain, marks)].tolist()
+    assert f"<|im_start|> a{text} b <|im_end|>" in tokenizer.decode(row)
+    score.check(text, True)
+    assert score(batch(1)[0], [f"a {text} b"]).isfinite().all()
 
 
 def test_images_are_refused_before_any_is_made(score, name):
@@ -104,8 +107,8 @@ def test_a_frame_rate_that_it_was_told_stays(score):
     told = score.at_frame_rate(30)
     assert (score.frame_rate, told.frame_rate, told.at_frame_rate(8).frame_rate) == (None, 30, 30)
     videos, prompts = batch(1, (61, 40, 40))
-    assert not torch.allclose(told.parts(videos, prompts), score.parts(videos, prompts), atol=1e-5)
-    assert torch.equal(score.at_frame_rate(16).parts(videos, prompts), score.parts(videos, prompts))
+    assert not torch.allclose(told.rated(videos, prompts), score.rated(videos, prompts), atol=1e-5)
+    assert torch.equal(score.at_frame_rate(16).rated(videos, prompts), score.rated(videos, prompts))
 
 
 def test_a_search_of_videos_is_judged(score):
@@ -132,7 +135,7 @@ def test_weights_in_the_hubs_cache_are_all_it_takes(score, name, tmp_path, monke
     assert facts_of(name).state == "yes, found in the cache"
     stock = rewards.load(name)
     assert rewards.name_of(stock) == name
-    ours, theirs = score._model.state_dict(), stock._model.state_dict()
+    ours, theirs = score._qwen.model.state_dict(), stock._qwen.model.state_dict()
     assert ours.keys() == theirs.keys()
     for key, weight in theirs.items():
         assert weight.dtype == torch.bfloat16 and torch.allclose(weight.float(), ours[key], rtol=0.01), key

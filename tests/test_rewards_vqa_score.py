@@ -68,7 +68,7 @@ def test_a_batch_of_prompts_is_read_in_one_pass_and_padding_changes_nothing(plac
     samples = to_samples(*pictures(8))
     prompts = PROMPTS * 2
     sizes = []
-    hook = score._chat.model.register_forward_pre_hook(
+    hook = score._qwen.model.register_forward_pre_hook(
         lambda module, inputs, named: sizes.append(len(named["input_ids"])), with_kwargs=True
     )
     together = score(samples, prompts)
@@ -109,7 +109,7 @@ def test_a_sample_that_is_not_finite_spoils_no_other(score):
 def test_half_precision_is_near_and_the_default(place, score):
     samples = to_samples(*pictures(4))
     half = VqaScore(place, device="cpu")
-    assert half._chat.model.dtype == torch.bfloat16
+    assert half._qwen.model.dtype == torch.bfloat16
     assert torch.allclose(half(samples, PROMPTS).log(), score(samples, PROMPTS).log(), atol=0.5)
 
 
@@ -162,8 +162,8 @@ def test_it_is_known_by_name_and_says_what_it_lacks():
 # What a Qwen-VL is given
 
 
-def messages(score, samples, texts, end=""):
-    return score._chat.inputs(samples, texts, end)
+def messages(score, samples, texts):
+    return score._qwen.inputs(samples, "{}", texts)
 
 
 def test_the_message_is_that_of_the_published_template(score):
@@ -210,7 +210,7 @@ def test_marks_in_a_prompt_are_text(score, mark):
 )
 def test_pictures_are_resized_and_cut_as_published(score, size, limits):
     image = picture(*size)
-    ours = QwenVL(score._chat.model, WORDS, "cpu", 1, **limits).inputs(to_samples(image)[:, None], [""])
+    ours = QwenVL(score._qwen.model, WORDS, "cpu", 1, **limits).inputs(to_samples(image)[:, None], "{}", [""])
     pixels, grid = seen(image, **limits)
     assert torch.equal(ours["image_grid_thw"], grid)
     levels = (ours["pixel_values"] - pixels).abs() * 255 * 0.2613

@@ -81,6 +81,7 @@ CLIP_MODEL = (
     "model.safetensors|model.safetensors.index.json|pytorch_model.bin|pytorch_model.bin.index.json",
 )
 CLIP_TOKENIZER = ("config.json|tokenizer_config.json", "tokenizer.json|vocab.json", "tokenizer.json|merges.txt")
+QWEN_TOKENIZER = ("tokenizer_config.json", "tokenizer.json|vocab.json", "tokenizer.json|merges.txt")
 
 
 def _size(sources: tuple[Source, ...]) -> str:

@@ -8,16 +8,16 @@ licence).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evosearch.checks import samples_and_prompts, whole_number
-from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of, weight_of
-from evosearch.rewards.facts import CLIP_TOKENIZER, Facts, Source
+from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of
+from evosearch.rewards.facts import QWEN_TOKENIZER, Facts, Source
+from evosearch.rewards.qwen_2024 import qwen2_vl, states
 from evosearch.rewards.qwen_vl import QwenVL
 
 _FILE = "HPSv3.safetensors"
@@ -27,11 +27,11 @@ FACTS = Facts(
     "a prompt",
     (
         Source("MizzenAI/HPSv3", 16.6e9, (_FILE,)),
-        Source("Qwen/Qwen2-VL-7B-Instruct", 11e6, ("config.json", *CLIP_TOKENIZER)),
+        Source("Qwen/Qwen2-VL-7B-Instruct", 11e6, ("config.json", *QWEN_TOKENIZER)),
     ),
 )
 _MARK = "<|Reward|>"  # where the answer is read, though the model writes none
-_QUESTION, _, _REST = Path(__file__).with_suffix(".txt").read_text("utf-8").partition(_MARK)
+_QUESTION = Path(__file__).with_suffix(".txt").read_text("utf-8").replace("{text_prompt}", "{}")
 _PIXELS = 256 * 28**2  # of every picture, about
 
 
@@ -44,8 +44,7 @@ class HpsV3:
     samples. A video has the mean of its frames. Pictures are resized to about 200,000 pixels, sides of whole 28,
     bicubic, and seen whole. A prompt's text never becomes a mark of the chat.
 
-    As published, tokens are counted through without regard for a picture's rows and columns, and the frequencies of
-    positions are rounded to bfloat16, in whatever precision the rest computes.
+    Positions are those of its training, see `evosearch.rewards.qwen_2024`.
 
     Args:
         model: A local path of the checkpoint, or a folder or a hub id that has it under its published name.
@@ -72,10 +71,10 @@ class HpsV3:
         path = locate(model, _FILE)
         described = config_of(base, needed=("vision_config",))
         weights = tensors(path)
-        made = _qwen(weights, described, path)
+        made = qwen2_vl(weights, described, path, _names(weights), dtype)
         tokenizer = tokenizer_of(base, made.config.text_config.vocab_size, extra=(_MARK,))
         self._mark: int = tokenizer.convert_tokens_to_ids(_MARK)
-        self._qwen = QwenVL(made.to(dtype), tokenizer, device, batch_size, least=_PIXELS, most=_PIXELS)
+        self._qwen = QwenVL(made, tokenizer, device, batch_size, least=_PIXELS, most=_PIXELS)
         self._head = _head(weights, made.config.text_config.hidden_size, path).to(self._qwen.device)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
@@ -98,35 +97,21 @@ class HpsV3:
         samples_and_prompts(samples, prompts)
         if not len(samples):
             return torch.zeros(0, 1, device=samples.device), torch.zeros(0, 1, device=samples.device)
-        asked = [_QUESTION.replace("{text_prompt}", prompt) for prompt in prompts]
-        mean, log_deviation = self._qwen.stills(self._judge, samples, asked, end=_MARK + _REST).unbind(-1)
+        mean, log_deviation = self._qwen.stills(self._judge, samples, _QUESTION, prompts).unbind(-1)
         return mean, log_deviation.exp()
 
     def _judge(self, inputs: dict[str, Tensor]) -> Tensor:
-        mask = inputs["attention_mask"]
-        positions = (mask.cumsum(1) - 1).clamp(min=0).expand(3, *mask.shape)
-        states = self._qwen.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
-        return self._head(states[inputs["input_ids"] == self._mark].float())
+        return self._head(states(self._qwen.model, inputs)[inputs["input_ids"] == self._mark].float())
 
 
-def _qwen(weights: Mapping[str, Tensor], described: dict[str, Any], source: Path) -> Any:
-    """The Qwen2-VL without its last layer, which gives words, in bfloat16 as it was trained."""
-    from transformers import Qwen2VLConfig, Qwen2VLModel
-    from transformers.initialization import no_init_weights
-
-    now = any(name.startswith("model.language_model.") for name in weights)  # transformers' names since 4.52
-    reads, sees = ("model.language_model.", "model.visual.") if now else ("model.", "visual.")
-    config: Any = Qwen2VLConfig.from_dict(described)
-    config.text_config.vocab_size = len(weight_of(weights, f"{reads}embed_tokens.weight", source))
-    with no_init_weights():  # random numbers for seven billion weights would take minutes
-        made: Any = Qwen2VLModel(config)
+def _names(weights: Mapping[str, Tensor]) -> Callable[[str], str]:
+    """The checkpoint's name of a weight of transformers': either of before 4.52, or of since."""
+    now = any(name.startswith("model.language_model.") for name in weights)
 
     def published(name: str) -> str:
-        part, _, rest = name.partition(".")
-        return {"language_model": reads, "visual": sees}[part] + rest
+        return f"model.{name}" if now else name.replace("language_model.", "model.", 1)
 
-    fill(made, weights, source, published, assign=True)
-    return made.to(torch.bfloat16).eval().requires_grad_(False)
+    return published
 
 
 def _head(weights: Mapping[str, Tensor], width: int, source: Path) -> nn.Module:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import one_of, samples_and_prompts, whole_number
-from evosearch.rewards.facts import CLIP_MODEL, CLIP_TOKENIZER, Facts, Source
-from evosearch.rewards.qwen_vl import LEAST_PIXELS, MOST_PIXELS, chat
+from evosearch.rewards.facts import CLIP_MODEL, QWEN_TOKENIZER, Facts, Source
+from evosearch.rewards.qwen_vl import LEAST_PIXELS, MOST_PIXELS, QwenVL, chat
 
 FACTS = Facts(
     "1 to 5",
     "MIT",
     "a prompt",
-    (Source("CodeGoat24/UnifiedReward-2.0-qwen-7b", 16.6e9, (*CLIP_MODEL, *CLIP_TOKENIZER)),),
+    (Source("CodeGoat24/UnifiedReward-2.0-qwen-7b", 16.6e9, (*CLIP_MODEL, *QWEN_TOKENIZER)),),
 )
 DIMENSIONS = ("mean", "alignment", "coherence", "style", "final")
 _SCORES = (
@@ -96,10 +96,7 @@ class UnifiedReward:
         whole_number("batch_size", batch_size, least=1)
         whole_number("max_pixels", max_pixels, least=LEAST_PIXELS)
         self._length = whole_number("max_tokens", max_tokens, least=1)
-        self._chat = chat(model, device, dtype, batch_size, most=max_pixels)
-        # Its authors' settings but for chance: the same sample has the same score.
-        self._settings = self._chat.model.generation_config
-        self._settings.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        self._qwen = QwenVL(*chat(model, dtype), device, batch_size, most=max_pixels)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
@@ -124,7 +121,7 @@ class UnifiedReward:
             return torch.tensor([read(answer, names) for answer in self._answers(inputs)])
 
         with torch.no_grad():
-            return self._chat.judged(judge, shown, [question + _TASK.replace("{}", prompt) for prompt in prompts])
+            return self._qwen.judged(judge, shown, question, prompts)
 
     def check(self, prompt: str, video: bool | None = None) -> None:
         """ValueError for a video where the dimension is of pictures alone."""
@@ -135,16 +132,16 @@ class UnifiedReward:
     def _asked(self, video: bool) -> tuple[str, Sequence[str]]:
         """The question, and the scores that are wanted of the answer."""
         if self._dimension == "final":
-            return _FINAL, ["Final"]
+            return _FINAL + _TASK, ["Final"]
         marks = ["Alignment", "Physics" if video else "Coherence", "Style"]
         question = _OF_VIDEO if video else _OF_PICTURE
-        return question, marks if self._dimension == "mean" else [marks[DIMENSIONS.index(self._dimension) - 1]]
+        return question + _TASK, marks if self._dimension == "mean" else [marks[DIMENSIONS.index(self._dimension) - 1]]
 
     def _answers(self, inputs: dict[str, Tensor]) -> list[str]:
         """What the model writes; nothing where it did not come to an end."""
-        made = self._chat.model.generate(**inputs, max_new_tokens=self._length)[:, inputs["input_ids"].shape[1] :]
-        ends = torch.tensor(self._settings.eos_token_id, device=made.device).flatten()
-        texts: list[str] = self._chat.tokenizer.batch_decode(made, skip_special_tokens=True)
+        made = self._qwen.written(inputs, self._length)
+        ends = torch.tensor(self._qwen.model.generation_config.eos_token_id, device=made.device).flatten()
+        texts: list[str] = self._qwen.tokenizer.batch_decode(made, skip_special_tokens=True)
         ended = torch.isin(made, ends).any(1).tolist()
         return [text if whole else "" for text, whole in zip(texts, ended, strict=True)]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from evosearch.checks import above_zero, one_of, samples_and_prompts, whole_number
 from evosearch.rewards.pixels import finite
+from evosearch.rewards.qwen_video import QwenVideo
 
 _RATE = 16.0  # frames per second of a video of which nothing else is known; Wan's
 _LEAST_FRAMES = 2
@@ -20,8 +21,8 @@ _LONGEST = 200  # times the other side
 class VideoRating:
     """A reward of videos that is the sum or mean of several ratings, or one of them.
 
-    A subclass has `name`, `ratings` and a tokenizer, whose marks are no words of a prompt, and says which frames it
-    looks at, how it rates them, and what the whole is.
+    A subclass has `name`, `ratings` and a `QwenVideo`, and says which frames it looks at, how it rates them, and what
+    the whole is.
 
     Args:
         dimension: One of the ratings, or ``Overall``.
@@ -32,7 +33,7 @@ class VideoRating:
     name: str
     ratings: Sequence[str]
 
-    _tokenizer: Any
+    _qwen: QwenVideo
 
     def __init__(self, dimension: str, frame_rate: float | None, batch_size: int) -> None:
         self.dimension = one_of("dimension", dimension, ("Overall", *self.ratings))
@@ -42,6 +43,11 @@ class VideoRating:
     @property
     def __name__(self) -> str:
         return self.name if self.dimension == "Overall" else f"{self.name} {self.dimension}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._qwen.device
 
     def only(self, dimension: str) -> Self:
         """The same reward of another dimension; the weights are shared."""
@@ -56,11 +62,10 @@ class VideoRating:
         return other
 
     def check(self, prompt: str, video: bool | None = None) -> None:
-        """ValueError where images are to be generated, or a prompt holds a mark of the model."""
+        """ValueError where images are to be generated."""
+        del prompt
         if video is False:
             raise ValueError(f"{self.name} judges videos, and images are to be generated; take a reward of images")
-        if marks := [mark for mark in self._tokenizer.added_tokens_encoder if mark in prompt]:
-            raise ValueError(f"prompt must not hold {marks[0]}, a mark of the model of {self.name}; leave it out")
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score videos against their prompts.
@@ -73,12 +78,12 @@ class VideoRating:
             (N,) float32; NaN for a sample that holds NaN or infinity, or is not rated.
 
         Raises:
-            ValueError: `samples` is not of that shape, or has another number of prompts, or one holds a mark.
+            ValueError: `samples` is not of that shape, or has another number of prompts.
         """
-        parts = self.parts(samples, prompts)
-        return self._whole(parts) if self.dimension == "Overall" else parts[:, [*self.ratings].index(self.dimension)]
+        rated = self.rated(samples, prompts)
+        return self._whole(rated) if self.dimension == "Overall" else rated[:, [*self.ratings].index(self.dimension)]
 
-    def parts(self, samples: Tensor, prompts: list[str]) -> Tensor:
+    def rated(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """All ratings of videos, (N, ratings) float32; else as a call."""
         self._refuse(samples, prompts)
         scores = samples.new_full((len(samples), len(self.ratings)), torch.nan, dtype=torch.float32)
@@ -99,8 +104,6 @@ class VideoRating:
                 f"samples: {self.name} takes videos of which one side is at most {_LONGEST} times the other, "
                 f"got {height} x {width}; generate others"
             )
-        for prompt in dict.fromkeys(prompts):
-            self.check(prompt)
 
     @property
     def _shown_at(self) -> float:
@@ -115,6 +118,6 @@ class VideoRating:
         """Ratings of finite videos, of which these are the chosen frames, n at most the batch size, (n, ratings)."""
         raise NotImplementedError
 
-    def _whole(self, parts: Tensor) -> Tensor:
+    def _whole(self, rated: Tensor) -> Tensor:
         """The score of all ratings together, (N, ratings) to (N,)."""
         raise NotImplementedError

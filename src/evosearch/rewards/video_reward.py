@@ -4,9 +4,6 @@ Liu et al., "Improving Video Generation with Human Feedback", 2025, arXiv:2501.1
 needs transformers of 2024, flash-attn, trl and peft; here the same weights are put into transformers' own Qwen2-VL, the
 low-rank changes of its language model merged into it. The question, ``video_reward.txt``, is that which it was trained
 with: MIT licence, Copyright (c) 2025 Kling Team, Kuaishou Technology.
-
-Two things are done as they were when it was trained, and not as transformers does them now: tokens of the video have
-positions like words, one after the other, and the angles of all positions come from frequencies in bfloat16.
 """
 
 from __future__ import annotations
@@ -14,16 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of, weight_of
-from evosearch.rewards.clip import device_of
-from evosearch.rewards.facts import Facts, Source
-from evosearch.rewards.qwen_video import TOKENIZER, asked, patches, sampled, tokens_of
+from evosearch.rewards.facts import QWEN_TOKENIZER, Facts, Source
+from evosearch.rewards.qwen_2024 import qwen2_vl, states
+from evosearch.rewards.qwen_video import QwenVideo, sampled
 from evosearch.rewards.video_rating import VideoRating
 
 _FILE, _CONFIG = "checkpoint-11352/model.pth", "model_config.json"
@@ -33,13 +28,13 @@ FACTS = Facts(
     "a prompt, and a video of at least 2 frames",
     (
         Source("KwaiVGI/VideoReward", 5.0e9, (_FILE, _CONFIG)),
-        Source("Qwen/Qwen2-VL-2B-Instruct", 7e6, ("config.json", *TOKENIZER)),
+        Source("Qwen/Qwen2-VL-2B-Instruct", 7e6, ("config.json", *QWEN_TOKENIZER)),
     ),
 )
 NORMS = {"VQ": (3.6757, 2.2476), "MQ": (1.1646, 1.3811), "TA": (2.8105, 2.5121)}
 """Visual quality, motion quality and text alignment: mean and deviation of the raw scores on its authors' videos."""
 _MARKS = tuple(f"<|{part}_reward|>" for part in NORMS)
-_QUESTION = Path(__file__).with_suffix(".txt").read_text("utf-8")
+_QUESTION = Path(__file__).with_suffix(".txt").read_text("utf-8").replace("{text_prompt}", "{}")
 _OUTER = "base_model.model."
 
 
@@ -48,7 +43,9 @@ class VideoReward(VideoRating):
 
     Checkpoint: ``KwaiVGI/VideoReward``, Apache-2.0 licence. Each rating has mean 0 and deviation 1 on its authors'
     videos, most are at -2 to 2; better videos score higher. Differentiable in the samples. Two frames a second are
-    looked at, at least 4, each resized to at most 448 · 448 pixels in its own shape, bicubic. Images are refused.
+    looked at, at least 4, each resized to at most 448 · 448 pixels in its own shape, bicubic. Images are refused. A
+    prompt's text never becomes a mark of the chat. Positions are those of its training, see
+    `evosearch.rewards.qwen_2024`.
 
     Args:
         model: A local folder or a hub id of ``checkpoint-11352/model.pth`` and ``model_config.json``; or the path of
@@ -79,66 +76,35 @@ class VideoReward(VideoRating):
         batch_size: int = 4,
     ) -> None:
         super().__init__(dimension, frame_rate, batch_size)
-        self.device = device_of(device)
         path = locate(model, _FILE)
-        self._fps, self._most, scale = _settings(path.parents[1] if Path(model).is_file() else model)
+        self._fps, most, scale = _settings(path.parents[1] if Path(model).is_file() else model)
         config = config_of(base, needed=("vision_config",))
         weights = tensors(path)
-        words = len(weight_of(weights, f"{_OUTER}model.embed_tokens.weight", path))
-        self._tokenizer = tokenizer_of(base, words, extra=_MARKS)
-        self._model = _qwen(_merged(weights, scale, dtype, path), config, words, dtype, path).to(self.device)
-        self._head = weight_of(weights, f"{_OUTER}rm_head.weight", path)[0].to(self.device, torch.float32)
-        self._marks = torch.tensor(self._tokenizer.convert_tokens_to_ids(list(_MARKS)), device=self.device)
+        made = qwen2_vl(_merged(weights, scale, dtype, path), config, path, _published, dtype)
+        tokenizer = tokenizer_of(base, made.config.text_config.vocab_size, extra=_MARKS)
+        self._qwen = QwenVideo(made, tokenizer, device, batch_size, most)
+        self._head = _head(weights, made.config.text_config.hidden_size, path).to(self.device)
+        self._marks = torch.tensor(tokenizer.convert_tokens_to_ids(list(_MARKS)), device=self.device)
         self._mean, self._std = torch.tensor(list(NORMS.values()), device=self.device).T
 
     def _chosen(self, frames: int) -> list[int]:
         return sampled(frames, self._shown_at, self._fps)
 
     def _rate(self, videos: Tensor, prompts: list[str]) -> Tensor:
-        pixels, grid = patches(videos.to(self.device, torch.float32), self._most)
-        questions = [asked(_QUESTION.replace("{text_prompt}", prompt), tokens_of(grid)) for prompt in prompts]
-        rows = [torch.tensor(row) for row in self._tokenizer(questions)["input_ids"]]
-        ids = pad_sequence(rows, batch_first=True).to(self.device)  # nobody looks ahead, so padding needs no mask
-        positions = torch.arange(ids.shape[1], device=self.device).expand(3, *ids.shape)
-        said = self._model(
-            input_ids=ids, pixel_values_videos=pixels, video_grid_thw=grid, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        places = (ids[:, None] == self._marks[:, None]).int().argmax(-1)
-        raw = said[torch.arange(len(ids), device=self.device)[:, None], places].float() @ self._head
+        inputs = self._qwen.inputs(videos, _QUESTION, prompts)
+        marked = torch.isin(inputs["input_ids"], self._marks)
+        said = states(self._qwen.model, inputs)[marked].view(len(videos), len(_MARKS), -1)
+        raw = self._head(said.float())[..., 0]
         return (raw - self._mean) / self._std
 
-    def _whole(self, parts: Tensor) -> Tensor:
-        return parts.sum(1)
+    def _whole(self, rated: Tensor) -> Tensor:
+        return rated.sum(1)
 
 
-class _Angles(nn.Module):
-    """Cosines and sines of the places of patches, in bfloat16 from the start as when the model was trained."""
-
-    def __init__(self, frequencies: Tensor) -> None:
-        super().__init__()
-        self.frequencies = nn.Buffer(frequencies.bfloat16(), persistent=False)
-
-    def forward(self, hidden: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Of places (patches, 2) down and across, as in transformers' own module."""
-        del hidden
-        angles = (places[..., None].bfloat16() * self.frequencies).flatten(1).repeat(1, 2)
-        return angles.cos(), angles.sin()
-
-
-def _qwen(
-    weights: Mapping[str, Tensor], described: dict[str, Any], words: int, dtype: torch.dtype, source: Path
-) -> Any:
-    from transformers import AutoModel, Qwen2VLConfig
-    from transformers.initialization import no_init_weights
-
-    config: Any = Qwen2VLConfig(**described)
-    config.text_config.vocab_size = words
-    with no_init_weights():  # random numbers for two billion weights would take a minute
-        made: Any = AutoModel.from_config(config, dtype=dtype)
-    fill(made, weights, source, _published)
-    made.visual.rotary_pos_emb = _Angles(made.visual.rotary_pos_emb.inv_freq)
-    made.language_model.rotary_emb.inv_freq = made.language_model.rotary_emb.inv_freq.bfloat16()
-    return made.eval().requires_grad_(False)
+def _head(weights: Mapping[str, Tensor], width: int, source: Path) -> nn.Module:
+    head = nn.Linear(width, 1, bias=False)
+    fill(head, weights, source, lambda name: f"{_OUTER}rm_head.{name}")
+    return head.eval().requires_grad_(False)
 
 
 def _published(name: str) -> str:

@@ -18,17 +18,16 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import one_of, whole_number
-from evosearch.rewards.checkpoints import pretrained, tokenizer_of
-from evosearch.rewards.clip import device_of
-from evosearch.rewards.facts import CLIP_MODEL, Facts, Source
-from evosearch.rewards.qwen_video import TOKENIZER, VIDEO, asked, patches, sampled, tokens_of
+from evosearch.rewards.facts import CLIP_MODEL, QWEN_TOKENIZER, Facts, Source
+from evosearch.rewards.qwen_video import QwenVideo, sampled
+from evosearch.rewards.qwen_vl import chat
 from evosearch.rewards.video_rating import VideoRating
 
 FACTS = Facts(
     "0.2 to 5",
     "Apache-2.0",
     "a prompt, and a video of at least 2 frames",
-    (Source("TIGER-Lab/VideoScore2", 16.6e9, (*CLIP_MODEL, *TOKENIZER)),),
+    (Source("TIGER-Lab/VideoScore2", 16.6e9, (*CLIP_MODEL, *QWEN_TOKENIZER)),),
 )
 VARIANTS = ("published", "expected")
 NAMES = {
@@ -43,7 +42,7 @@ You are an expert for evaluating AI-generated videos from three dimensions:
 (2) text-to-video alignment \N{EN DASH} fidelity to the prompt;
 (3) physical/common-sense consistency \N{EN DASH} naturalness and physics plausibility.
 
-Video prompt: {prompt}
+Video prompt: {}
 
 Please output in this format:
 visual quality: <v_score>;
@@ -51,7 +50,7 @@ text-to-video alignment: <t_score>,
 physical/common-sense consistency: <p_score>
 """
 _FPS = 2.0
-_MOST_PIXELS, _ALL_PIXELS = 768 * 28**2, 115_200 * 28**2  # of a frame; of all pairs of them
+_MOST_PIXELS, _ALL_PIXELS = 768 * 28**2, 230_400 * 28**2  # of a frame; of all of them
 _TEMPERATURE = 0.7  # at which the authors draw words, and so how sure a rating is
 _THOUGHT = "</think>"
 
@@ -62,7 +61,8 @@ class VideoScore2(VideoRating):
     Checkpoint: ``TIGER-Lab/VideoScore2``, Apache-2.0 licence. Scores are at 0.2 to 5; better videos score higher. It
     writes hundreds of words on a video, so it suits a last ranking better than a search; it has no gradient. Two frames
     a second are looked at, at least 4, each resized to at most 602112 pixels in its own shape, bicubic. A video whose
-    ratings are not found in what it writes is NaN. Images are refused.
+    ratings are not found in what it writes is NaN. Images are refused. A prompt's text never becomes a mark of the
+    chat.
 
     Args:
         model: A local folder or a hub id of a ``Qwen2_5_VLForConditionalGeneration`` with its tokenizer.
@@ -93,52 +93,29 @@ class VideoScore2(VideoRating):
         dtype: torch.dtype = torch.bfloat16,
         batch_size: int = 4,
     ) -> None:
-        from transformers import Qwen2_5_VLForConditionalGeneration
-
         super().__init__(dimension, frame_rate, batch_size)
         self._variant = one_of("variant", variant, VARIANTS)
         self._most_tokens = whole_number("most_tokens", most_tokens, least=1)
-        self._tokenizer = tokenizer_of(model)
-        made = pretrained(Qwen2_5_VLForConditionalGeneration, model, dtype=dtype)
-        self._video, *self._digits = self._tokenizer.convert_tokens_to_ids([VIDEO, *"12345"])
-        if self._video != made.config.video_token_id:
-            raise ValueError(f"tokenizer of {str(model)!r} does not know {VIDEO} as the model does; get it anew")
-        self.device = device_of(device)
-        self._model = made.to(self.device)
+        self._qwen = QwenVideo(*chat(model, dtype, ["qwen2_5_vl"]), device, batch_size, _MOST_PIXELS, _ALL_PIXELS)
+        self._digits = self._qwen.tokenizer.convert_tokens_to_ids([*"12345"])
 
     def _chosen(self, frames: int) -> list[int]:
         return sampled(frames, self._shown_at, _FPS, math.floor)
 
     @torch.no_grad()
     def _rate(self, videos: Tensor, prompts: list[str]) -> Tensor:
-        most = min(_MOST_PIXELS, _ALL_PIXELS * 2 / videos.shape[1])
-        pixels, grid = patches(videos.to(self.device, torch.float32), most)
-        questions = [asked(_QUESTION.replace("{prompt}", prompt), tokens_of(grid)) for prompt in prompts]
-        tokens = self._tokenizer(questions, padding=True, padding_side="left", return_tensors="pt").to(self.device)
-        ids, listener = tokens["input_ids"], _Listener(self._digits)
-        written = self._model.generate(
-            input_ids=ids,
-            attention_mask=tokens["attention_mask"],
-            mm_token_type_ids=2 * (ids == self._video).int(),
-            pixel_values_videos=pixels,
-            video_grid_thw=grid,
-            second_per_grid_ts=torch.full((len(ids),), 2 / _FPS, device=self.device),
-            max_new_tokens=self._most_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            logits_processor=[listener],
-        )[:, ids.shape[1] :]
+        inputs, listener = self._qwen.inputs(videos, _QUESTION, prompts), _Listener(self._digits)
+        seconds = torch.full((len(videos),), 2 / _FPS, device=self.device)  # from one pair of frames to the next
+        written = self._qwen.written(inputs, self._most_tokens, second_per_grid_ts=seconds, logits_processor=[listener])
         heard = torch.stack(listener.heard, 1).float().cpu()
         return torch.stack([self._read(*row) for row in zip(written.tolist(), heard, strict=True)])
 
-    def _whole(self, parts: Tensor) -> Tensor:
-        return parts.mean(1)
+    def _whole(self, rated: Tensor) -> Tensor:
+        return rated.mean(1)
 
     def _read(self, written: Sequence[int], logits: Tensor) -> Tensor:
         """The scores in what was written, (3,), by the logits that ratings had for each of its words, (words, 5)."""
-        decode = self._tokenizer.decode
+        decode = self._qwen.tokenizer.decode
         thought = decode(written).rfind(_THOUGHT)
         before = {k: decode(written[:k]) for k, token in enumerate(written) if token in self._digits}
         answers = {k: text for k, text in before.items() if len(text) > thought}

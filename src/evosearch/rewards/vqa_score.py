@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import one_of, samples_and_prompts, whole_number
-from evosearch.rewards.facts import CLIP_MODEL, CLIP_TOKENIZER, Facts, Source
-from evosearch.rewards.qwen_vl import LEAST_PIXELS, MOST_PIXELS, chat
+from evosearch.rewards.facts import CLIP_MODEL, QWEN_TOKENIZER, Facts, Source
+from evosearch.rewards.qwen_vl import LEAST_PIXELS, MOST_PIXELS, QwenVL, chat
 
 FACTS = Facts(
     "0 to 1",
     "Apache-2.0",
     "a prompt",
-    (Source("Qwen/Qwen2.5-VL-7B-Instruct", 16.6e9, (*CLIP_MODEL, *CLIP_TOKENIZER)),),
+    (Source("Qwen/Qwen2.5-VL-7B-Instruct", 16.6e9, (*CLIP_MODEL, *QWEN_TOKENIZER)),),
 )
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 VARIANTS = ("vqascore", "yes_no")
@@ -68,8 +68,8 @@ class VqaScore:
         if question.count("{}") != 1:
             raise ValueError(f"question must have {{}} once, where the prompt goes, got {question!r}")
         self._question = question
-        self._chat = chat(model, device, dtype, batch_size, most=max_pixels)
-        self._yes, self._no = (_words(self._chat.tokenizer, spellings) for spellings in (_YES, _NO))
+        self._qwen = QwenVL(*chat(model, dtype), device, batch_size, most=max_pixels)
+        self._yes, self._no = (_words(self._qwen.tokenizer, spellings) for spellings in (_YES, _NO))
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
@@ -85,11 +85,10 @@ class VqaScore:
             ValueError: `samples` is not of that shape, or has another number of prompts.
         """
         samples_and_prompts(samples, prompts)
-        asked = [self._question.replace("{}", prompt) for prompt in prompts]
-        return self._chat.stills(self._sure, samples, asked).mean(1)
+        return self._qwen.stills(self._sure, samples, self._question, prompts).mean(1)
 
     def _sure(self, inputs: dict[str, Tensor]) -> Tensor:
-        logits = self._chat.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
+        logits = self._qwen.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         if self._variant == "vqascore":
             return logits.softmax(-1)[:, self._yes[0]]
         yes, no = (logits[:, words].logsumexp(-1) for words in (self._yes, self._no))
