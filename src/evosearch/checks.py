@@ -97,5 +97,10 @@ def samples_and_prompts(samples: Tensor, prompts: Any, least: int = 1) -> None:
         )
 
 
+def first_line(error: Exception) -> str:
+    """Of what an error says, without its full stop; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from evosearch.checks import first_line
 from evosearch.models.families import FAMILIES, family_of, half_of
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ def _reason(name: str, error: Exception) -> str:
         return f"model {name!r} is gated: accept its terms at {page}, then log in with 'hf auth login'"
     if is_a(RepositoryNotFoundError):
         return f"model {name!r} is not on the hub, or is private: check its spelling, or log in with 'hf auth login'"
-    first = str(error).strip().splitlines()[0].rstrip(".")
+    first = first_line(error)
     if Path(name).is_dir():
         return f"model folder {name} is not complete: {first}"
     if is_a(EntryNotFoundError) and not is_a(FileNotFoundError):

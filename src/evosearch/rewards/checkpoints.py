@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
+from evosearch.checks import first_line
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -86,7 +88,7 @@ def tensors(path: Path, inside: str | None = None) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"checkpoint {path} cannot be read ({_first_line(error)}); delete it and get it anew"
+            f"checkpoint {path} cannot be read ({first_line(error)}); delete it and get it anew"
         ) from error
 
 
@@ -230,7 +232,7 @@ def _download(url: str) -> Path:
         with urlopen(url, timeout=_PATIENCE) as answer:
             content = answer.read()  # whole, or an error
     except (OSError, HTTPException) as error:
-        raise ValueError(f"{url} cannot be had ({_first_line(error)}); check the network, or {advice}") from error
+        raise ValueError(f"{url} cannot be had ({first_line(error)}); check the network, or {advice}") from error
     with _whole(path) as unfinished:
         unfinished.write_bytes(content)
     return path
@@ -253,7 +255,7 @@ def _converted(path: Path, inside: str | None) -> Path:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(
-            f"checkpoint {path} cannot be read ({_first_line(error)}); delete it and get it anew"
+            f"checkpoint {path} cannot be read ({first_line(error)}); delete it and get it anew"
         ) from error
     if isinstance(content, Mapping) and inside in content:
         content = content[inside]
@@ -299,7 +301,7 @@ def _reason(name: str, error: Exception, what: str = "") -> str:
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return f"model {name!r} is not on the hub, or is private: check its spelling, or log in with 'hf auth login'"
     unreached = any(isinstance(cause, LocalEntryNotFoundError) for cause in causes)
-    first = "it is not in the hub's cache, and the hub is not reached" if unreached else _first_line(error)
+    first = "it is not in the hub's cache, and the hub is not reached" if unreached else first_line(error)
     if Path(name).is_dir():
         return f"{what}folder {name} cannot be had: {first}; get the folder anew"
     return f"{what}model {name!r} cannot be had: {first}; check the network, or give the folder of a copy"
@@ -309,7 +311,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from evosearch.checks import first_line
+
 GROUP = "evosearch.rewards"
 
 
@@ -59,8 +61,7 @@ def load(name: str, known: list[Plugin]) -> Any:
         made = first.entry.load()
         made = made() if inspect.isclass(made) else made
     except Exception as error:  # another's code raises what it likes
-        said = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
-        why = ": ".join(filter(None, (type(error).__name__, said)))
+        why = ": ".join(dict.fromkeys((type(error).__name__, first_line(error))))
         raise ValueError(f"{who} cannot be loaded by {by} ({why}); repair or uninstall the package") from error
     if not callable(made):
         raise ValueError(f"{who} must be callable, but {by} gives {type(made).__name__}; repair or uninstall it")
