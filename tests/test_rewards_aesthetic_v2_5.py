@@ -115,6 +115,15 @@ def test_it_has_a_gradient_that_points_up(place):
     assert score.differentiable and not score(samples.detach(), [""]).requires_grad
 
 
+def test_it_is_known_by_its_weights(place):
+    made, again, other = (AestheticV25(place, place, device="cpu") for _ in range(3))
+    assert made.cache_key == again.cache_key and made.cache_key.startswith("aesthetic_v2_5 ")
+    with torch.no_grad():
+        for changed, module in ((again, again._sees), (other, other._head)):
+            next(iter(module.parameters())).flatten()[0] += 1e-3
+            assert changed.cache_key != made.cache_key
+
+
 def test_a_missing_weight_of_the_head_is_named(place, tmp_path):
     found = weights()
     del found["scoring_head.8.bias"]

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from evosearch import rewards
+from evosearch.metered import elsewhere
+from evosearch.rewards.cache import ScoreCache
 from evosearch.rewards.jpeg import jpeg
 from evosearch.rewards.judge import Judge
 from evosearch.rewards.per_frame import PerFrame
@@ -104,6 +106,70 @@ def test_the_reward_is_asked_whether_it_can_judge_a_picture():
     PerFrame("shapes").check("a red circle", video=True)
     with pytest.raises(ValueError, match="prompt"):
         PerFrame("shapes").check("a dog", video=True)
+
+
+# Scores that are known
+
+
+def test_it_is_known_by_its_reward_and_its_own_settings():
+    made = [PerFrame("jpeg"), PerFrame("shapes"), PerFrame("jpeg", every=2), PerFrame("jpeg", reduce="min")]
+    keys = [reward.cache_key for reward in made]
+    assert len({*keys, jpeg.cache_key}) == 5 and keys[0] == PerFrame("jpeg").cache_key
+    assert {key.split()[0] for key in keys} == {"per_frame"}
+
+
+@pytest.mark.parametrize("wrap", [lambda reward: reward, lambda reward: {reward: 2, "jpeg": 1}])
+@pytest.mark.parametrize(("key", "times"), [("mine", 1), ("", 2), (None, 4)])
+def test_what_its_reward_says_of_itself_decides_what_is_kept(tmp_path, wrap, key, times):
+    calls = []
+
+    def own(samples, prompts):
+        calls.append(len(samples))
+        return brightness(samples, prompts)
+
+    if key != "":  # a plain function says nothing
+        own.cache_key = key
+    samples, prompts = videos()
+    for _ in range(2):  # runs
+        cache, reward = ScoreCache(tmp_path), PerFrame(wrap(own), every=3)
+        with cache.used():
+            found = [rewards.scores(reward, samples, prompts) for _ in range(2)]
+        cache.close()
+        assert torch.equal(*found)
+    assert calls == [9] * times
+
+
+def test_it_computes_where_its_reward_does():
+    own = Judge("http://localhost:1/v1", "model")
+    assert PerFrame(own).remote and not PerFrame("jpeg").remote
+    assert elsewhere(PerFrame(own), torch.device("cpu"))
+    PerFrame(own).cancel()
+    assert own._stop.is_set()
+    PerFrame("jpeg").cancel()
+
+    def there(samples, prompts):
+        return brightness(samples, prompts)
+
+    there.device = torch.device("cuda:1")
+    assert PerFrame(there).device == there.device
+    assert elsewhere(PerFrame(there), torch.device("cuda:0")) and not elsewhere(PerFrame("jpeg"), torch.device("cpu"))
+
+
+def test_it_judges_stills_whatever_the_frame_rate():
+    class OfVideos:
+        def at_frame_rate(self, rate):
+            raise AssertionError("a still has no frame rate")
+
+        def check(self, prompt, video=None):
+            if video is False:
+                raise ValueError("it judges videos")
+
+        __call__ = staticmethod(brightness)
+
+    reward = PerFrame(OfVideos())
+    assert rewards.at_frame_rate(reward, 24) is reward
+    with pytest.raises(ValueError, match="it judges videos"):
+        rewards.check(reward, "a cat", video=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import shutil
 import sys
 
 import pytest
@@ -101,6 +102,24 @@ def test_it_is_known_by_name_and_metric(pyiqa):
     assert torch.allclose(score(samples, prompts), Pyiqa("piqe")(samples, prompts))
     assert rewards.name_of(score) == "pyiqa:piqe"
     assert facts_of("pyiqa").state == "yes, found the package pyiqa"
+
+
+@pytest.mark.skipif(INSTALLED, reason="pyiqa is installed")
+def test_it_is_known_by_metric_options_and_version_and_not_without_one(pyiqa, tmp_path):
+    def key(metric="piqe", **options):
+        return getattr(Pyiqa(metric, device="cpu", **options), "cache_key", None)
+
+    assert key() is None
+    found = {key()}
+    for version in ("0.1.15", "0.1.16"):
+        described = tmp_path / f"pyiqa-{version}.dist-info" / "METADATA"
+        described.parent.mkdir()
+        described.write_text(f"Metadata-Version: 2.1\nName: pyiqa\nVersion: {version}\n")
+        importlib.invalidate_caches()
+        found |= {key(), key("entropy"), key(loss_reduction="none")}
+        assert key() == key(batch_size=3) == key(differentiable=True)
+        shutil.rmtree(described.parent)
+    assert len(found) == 7 and {name.split()[0] for name in found if name} == {"pyiqa"}
 
 
 @pytest.mark.parametrize(

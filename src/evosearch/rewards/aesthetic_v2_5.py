@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import fill, locate, pretrained, tensors
 from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import CLIP_MODEL, Facts, Source
-from evosearch.rewards.packages import required
+from evosearch.rewards.packages import required, version_of
 from evosearch.rewards.pixels import by_batch, eight_bit, finite, resized
 
 _FILE, _PACKAGE = "aesthetic_predictor_v2_5.pth", "aesthetic_predictor_v2_5"
@@ -71,6 +72,11 @@ class AestheticV25:
         self._head: Any = package.AestheticPredictorV2_5Head(self._sees.config)
         fill(self._head, tensors(path), path)
         self._head = self._head.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return identity("aesthetic_v2_5", self._sees, self._head, package=version_of(_PACKAGE))
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples.

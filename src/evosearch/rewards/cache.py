@@ -118,8 +118,7 @@ class ScoreCache:
 
     def _keys(self, reward: Any, samples: Tensor, prompts: list[str]) -> list[Key] | None:
         """What scores are kept under; None where they are not."""
-        # Seen, not computed: reading all weights takes seconds, and only a file needs that.
-        if getattr_static(reward, "cache_key", "") is None or _parts(reward) is not None:
+        if _parts(reward) is not None or not lasting(reward):
             return None
         if samples not in self._digests:
             self._digests[samples] = list(map(_seen, samples.detach()))
@@ -136,7 +135,7 @@ class ScoreCache:
         """What is known of these."""
         keys = set(keys)
         if self._file is not None:
-            self._scores |= self._file.read(key for key in keys - self._scores.keys() if _lasting(key))
+            self._scores |= self._file.read(key for key in keys - self._scores.keys() if _declared(key))
         return {key: self._scores[key] for key in keys & self._scores.keys()}
 
     def _new(self, keys: list[Key], found: dict[Key, float]) -> list[int]:
@@ -151,13 +150,19 @@ class ScoreCache:
         valid = {key: value for key, value in zip(keys, values.tolist(), strict=True) if math.isfinite(value)}
         self._scores |= valid
         if self._file is not None:
-            self._file.write({key: value for key, value in valid.items() if _lasting(key)})
+            self._file.write({key: value for key, value in valid.items() if _declared(key)})
 
 
 def leaves(reward: Any) -> list[Any]:
     """The rewards that one is made of, down to those that are made of none."""
     parts = _parts(reward)
     return [reward] if parts is None else [leaf for part in parts for leaf in leaves(part)]
+
+
+def lasting(reward: Any) -> bool:
+    """Whether another call gives the same scores: neither it nor what it is made of says otherwise."""
+    # Seen, not computed: reading all weights takes seconds, and only a file needs that.
+    return all(getattr_static(leaf, "cache_key", "") is not None for leaf in leaves(reward))
 
 
 def in_use() -> ScoreCache | None:
@@ -177,8 +182,8 @@ def identity(name: str, *models: nn.Module, **settings: Any) -> str:
     """
     whole = sha256(json.dumps({"version": evosearch.__version__, **settings}, sort_keys=True, default=str).encode())
     for model in models:
-        config = getattr(model, "config", None)
-        whole.update(repr(None if config is None else _plain(config.to_dict())).encode())
+        for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
+            whole.update(repr(None if config is None else _plain(config.to_dict())).encode())
         for weight, tensor in model.state_dict().items():
             whole.update(weight.encode() + _digest(tensor))
     return f"{name} {whole.hexdigest()[:32]}"
@@ -203,7 +208,7 @@ def _parts(reward: Any) -> Iterable[Any] | None:
     return None if callable(parts) else parts  # a reward's method of this name says something else
 
 
-def _lasting(key: Key) -> bool:
+def _declared(key: Key) -> bool:
     return not key.reward.startswith("#")
 
 

@@ -77,6 +77,16 @@ class HpsV3:
         self._qwen = QwenVL(made, tokenizer, device, batch_size, least=_PIXELS, most=_PIXELS)
         self._head = _head(weights, made.config.text_config.hidden_size, path).to(self._qwen.device)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._qwen.device
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return self._qwen.identity("hps_v3", self._head)
+
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
 

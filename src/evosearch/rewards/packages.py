@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
+
+from evosearch.checks import first_line
 
 
 def installed(package: str) -> bool:
     """Whether it can be found; it is not imported."""
     return find_spec(package) is not None
+
+
+def version_of(package: str) -> str | None:
+    """Its version, of which what it computes depends; None where it does not say so."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def required(package: str, reward: str, terms: str) -> Any:
@@ -28,5 +39,6 @@ def required(package: str, reward: str, terms: str) -> Any:
     try:
         return import_module(package)
     except Exception as error:  # another's code raises what it likes
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-        raise ValueError(f"package {package}, which reward {reward} needs, cannot be imported: {why}") from error
+        raise ValueError(
+            f"package {package}, which reward {reward} needs, cannot be imported: {first_line(error)}"
+        ) from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from evosearch import rewards
 from evosearch.checks import one_of, samples_and_prompts, whole_number
+from evosearch.rewards.cache import identity, lasting
 from evosearch.rewards.facts import Facts
 
 FACTS = Facts("of the reward that it is given", "of the reward that it is given", "a reward of pictures")
@@ -41,7 +43,7 @@ class PerFrame:
         if reward is None:
             raise ValueError("per_frame needs a reward of pictures; give its name, as in per_frame:clip_score")
         self._every = whole_number("every", every, least=1)
-        self._reduce = REDUCTIONS[one_of("reduce", reduce, [*REDUCTIONS])]
+        self._reduce = one_of("reduce", reduce, [*REDUCTIONS])
         self._reward = rewards.resolve(reward)
         name = rewards.name_of(reward)
         if getattr(self._reward, "usd_per_call", 0):
@@ -50,9 +52,18 @@ class PerFrame:
                 "are to pay for is not known beforehand; a judge takes a video as it is, and so many of its frames="
             )
         self.differentiable: bool = getattr(self._reward, "differentiable", False)
+        self.device: torch.device | None = getattr(self._reward, "device", None)
+        self.remote: bool = getattr(self._reward, "remote", False)
         self.allow_missing = rewards.allowed_missing(self._reward)
         options = [f"every={every}"] * (every > 1) + [f"reduce={reduce}"] * (reduce != "mean")
         self.__name__ = f"per_frame({', '.join([name, *options])})"
+        if not lasting(self._reward):
+            self.cache_key = None
+
+    @cached_property
+    def cache_key(self) -> str | None:
+        """See `evosearch.rewards.cache`; none where the reward has none."""
+        return identity("per_frame", reward=cast(Any, self._reward).cache_key, every=self._every, reduce=self._reduce)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
@@ -74,7 +85,11 @@ class PerFrame:
             raise ValueError(f"samples: expected at least one frame, got {tuple(samples.shape)}")
         each = [prompt for prompt in prompts for _ in range(count)]
         scores = rewards.scores(self._reward, frames.flatten(0, 1), each, self.__name__)
-        return self._reduce(scores.view(-1, count), dim=1)
+        return REDUCTIONS[self._reduce](scores.view(-1, count), dim=1)
+
+    def cancel(self) -> None:
+        """End the call that another thread waits for, where the reward can."""
+        getattr(self._reward, "cancel", lambda: None)()
 
     def check(self, prompt: str, video: bool | None = None) -> None:
         """ValueError where the reward cannot judge a picture of this prompt."""

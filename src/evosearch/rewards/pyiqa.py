@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.checks import first_line, samples_and_prompts, whole_number
+from evosearch.rewards.cache import identity
 from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import Facts
-from evosearch.rewards.packages import required
+from evosearch.rewards.packages import required, version_of
 from evosearch.rewards.pixels import by_batch, eight_bit, finite
 
 _TERMS = "PolyForm Noncommercial and S-Lab licences, not for commercial use"
@@ -56,15 +57,22 @@ class Pyiqa:
         package = required("pyiqa", "pyiqa", _TERMS)
         _check(metric, package.list_models(), package.list_models(metric_mode="NR"))
         self.device, self.differentiable = device_of(device), differentiable
-        if differentiable:
-            options |= {"as_loss": True, "loss_reduction": "none"}
+        self._settings = {"metric": metric, "options": options, "package": version_of("pyiqa")}
+        graph = {"as_loss": True, "loss_reduction": "none"} if differentiable else {}
         try:
-            self._metric = package.create_metric(metric, device=self.device, **options).eval().requires_grad_(False)
+            made = package.create_metric(metric, device=self.device, **options, **graph)
+            self._metric = made.eval().requires_grad_(False)
         except Exception as error:  # of the metric's own code, or of its download
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-            raise ValueError(f"pyiqa cannot make its metric {metric!r}: {why}") from error
+            raise ValueError(f"pyiqa cannot make its metric {metric!r}: {first_line(error)}") from error
         self._sign = -1.0 if self._metric.lower_better else 1.0
         self.__name__ = f"pyiqa:{metric}"
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`; none where the package's version, on which its metrics depend, is unknown."""
+        if self._settings["package"] is None:
+            raise AttributeError("cache_key: the version of pyiqa is unknown")
+        return identity("pyiqa", self._metric, **self._settings)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples.

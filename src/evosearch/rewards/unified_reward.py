@@ -98,6 +98,16 @@ class UnifiedReward:
         self._length = whole_number("max_tokens", max_tokens, least=1)
         self._qwen = QwenVL(*chat(model, dtype), device, batch_size, most=max_pixels)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._qwen.device
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return self._qwen.identity("unified_reward", dimension=self._dimension, tokens=self._length)
+
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evosearch.checks import above_zero, one_of, samples_and_prompts, whole_number
 from evosearch.rewards.pixels import finite
@@ -105,10 +105,15 @@ class VideoRating:
                 f"got {height} x {width}; generate others"
             )
 
+    def _identity(self, *others: nn.Module, **settings: Any) -> str:
+        """For its ``cache_key``: what scores depend on, with those settings that all such rewards have."""
+        asked = {"dimension": self.dimension, "frame_rate": self._shown_at}
+        return self._qwen.identity(self.name, *others, **asked, **settings)
+
     @property
     def _shown_at(self) -> float:
         """Frames of its videos per second."""
-        return self.frame_rate or _RATE
+        return float(self.frame_rate or _RATE)
 
     def _chosen(self, frames: int) -> list[int]:
         """Which frames of a video of so many are looked at."""

@@ -87,6 +87,11 @@ class VideoReward(VideoRating):
         self._marks = torch.tensor(tokenizer.convert_tokens_to_ids(list(_MARKS)), device=self.device)
         self._mean, self._std = torch.tensor(list(NORMS.values()), device=self.device).T
 
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return self._identity(self._head, fps=self._fps)
+
     def _chosen(self, frames: int) -> list[int]:
         return sampled(frames, self._shown_at, self._fps)
 

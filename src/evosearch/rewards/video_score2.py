@@ -99,6 +99,11 @@ class VideoScore2(VideoRating):
         self._qwen = QwenVideo(*chat(model, dtype, ["qwen2_5_vl"]), device, batch_size, _MOST_PIXELS, _ALL_PIXELS)
         self._digits = self._qwen.tokenizer.convert_tokens_to_ids([*"12345"])
 
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return self._identity(variant=self._variant, tokens=self._most_tokens)
+
     def _chosen(self, frames: int) -> list[int]:
         return sampled(frames, self._shown_at, _FPS, math.floor)
 

@@ -71,6 +71,16 @@ class VqaScore:
         self._qwen = QwenVL(*chat(model, dtype), device, batch_size, most=max_pixels)
         self._yes, self._no = (_words(self._qwen.tokenizer, spellings) for spellings in (_YES, _NO))
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._qwen.device
+
+    @property
+    def cache_key(self) -> str:
+        """See `evosearch.rewards.cache`."""
+        return self._qwen.identity("vqa_score", variant=self._variant, question=self._question)
+
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
 
