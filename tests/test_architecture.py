@@ -26,7 +26,7 @@ ALLOWED = {
     "declaration": {"types"},
     "scoring": {"types"},
     "steering": {"types", "scoring"},
-    "drafts": {"types", "declaration", "noise", "scoring", "steering"},
+    "drafts": {"types", "declaration", "noise", "scoring", "selection", "steering"},
     "genome": {"types", "noise", "mutation"},
     "sampler": {"types", "path", "noise"},
     "seam": {"types", "path", "noise", "sampler"},

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evosearch.selection import order, survivors, top, tournament, winners
+from evosearch.selection import crowding, fronts, leading, order, survivors, top, tournament, valid, winners
 
 some_rewards = st.lists(
     st.one_of(
@@ -120,3 +120,72 @@ def test_winners_are_the_best_of_each_or_drawn_by_their_weight():
     assert winners(reward, 6, _rng()).tolist() == [3]
     drawn = winners(torch.tensor([0.0, 1.0]).repeat(4000), 2, _rng(), temperature=1.0) % 2
     assert drawn.double().mean().item() == pytest.approx(1 / (1 + torch.tensor(-1.0).exp().item()), abs=0.03)
+
+
+# Several rewards
+
+few = st.integers(-2, 2).map(float)
+some_vectors = st.integers(1, 3).flatmap(
+    lambda width: st.lists(
+        st.lists(st.one_of(few, st.sampled_from([float("nan"), float("inf"), float("-inf")])), min_size=width,
+                 max_size=width),
+        min_size=1,
+        max_size=14,
+    )
+)  # fmt: skip
+
+
+def dominates(a, b):
+    return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))
+
+
+@for_all_rewards
+@given(some_vectors)
+def test_fronts_are_peeled_off_one_by_one(rows):
+    reward = torch.tensor(rows)
+    found, left = fronts(reward).tolist(), {k for k, row in enumerate(rows) if torch.tensor(row).isfinite().all()}
+    assert {k for k, front in enumerate(found) if front < len(rows)} == left
+    number = 0
+    while left:
+        best = {k for k in left if not any(dominates(rows[j], rows[k]) for j in left)}
+        assert {k for k in left if found[k] == number} == best
+        left, number = left - best, number + 1
+
+
+def test_crowding_is_how_far_apart_the_neighbours_are():
+    reward = torch.tensor([[0.0, 10.0], [1.0, 8.0], [3.0, 5.0], [4.0, 0.0], [0.0, 0.0], [float("nan"), 1.0]])
+    front = fronts(reward)
+    assert front.tolist() == [0, 0, 0, 0, 1, 6]
+    inf = float("inf")
+    assert crowding(reward, front).tolist() == [inf, 3 / 4 + 5 / 10, 3 / 4 + 8 / 10, inf, inf, 0.0]
+    assert order(reward).tolist() == [0, 3, 2, 1, 4, 5]
+
+
+@for_all_rewards
+@given(some_vectors, st.integers(1, 5), st.integers(0, 2**32))
+def test_what_is_chosen_by_several_rewards_is_valid_and_beaten_by_none_that_is_not(rows, size, seed):
+    reward = torch.tensor(rows)
+    if valid(reward).any():
+        for chosen in (top(reward, size), survivors(reward, size), tournament(reward, 4, size, _rng(seed))):
+            assert valid(reward)[chosen].all()
+        best = set(top(reward, size).tolist())
+        rest = [row for k, row in enumerate(rows) if k not in best and torch.tensor(row).isfinite().all()]
+        assert not any(dominates(row, rows[k]) for row in rest for k in best)
+    assert sorted(order(reward).tolist()) == list(range(len(rows)))
+    assert len(survivors(reward, size)) == size
+
+
+@for_all_rewards
+@given(some_rewards)
+def test_one_reward_in_a_column_is_ordered_as_by_itself(rewards):
+    reward = torch.tensor(rewards)
+    ordered, alone = (reward[order(r)] for r in (reward[:, None], reward))
+    assert torch.equal(ordered[: int(valid(reward).sum())], alone[: int(valid(reward).sum())])
+    assert torch.equal(leading(reward[:, None]).nan_to_num(7), leading(reward).nan_to_num(7))
+
+
+def test_a_tournament_takes_the_front_and_of_it_the_lonely():
+    reward = torch.tensor([[0.0, 10.0], [5.0, 5.0], [5.1, 4.9], [5.2, 4.8], [10.0, 0.0], [0.0, 0.0]])
+    assert set(tournament(reward, 50, 6, _rng()).tolist()) == {0}  # of the two ends, the first
+    wins = torch.bincount(tournament(reward, 3000, 2, _rng()), minlength=6)
+    assert wins[5] == 0 and wins[1] > wins[2]

@@ -8,7 +8,6 @@ chosen for.
 from __future__ import annotations
 
 import math
-from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from evosearch.noise import seed_of
 from evosearch.scoring import roll_out, score
+from evosearch.selection import order
 from evosearch.steering import looks, steered
 from evosearch.types import Population, Reward, Sampler, concat
 
@@ -33,7 +33,7 @@ class Birth(NamedTuple):
 
     p: Population
     eta: float | None
-    reward: float = math.nan
+    reward: float | list[float] = math.nan
 
 
 class Spent(Exception):
@@ -184,10 +184,10 @@ def drafted(
         The best draft, as the state that it was bred at, whenever the search yields; winners, once they are finished.
     """
     draft, pool, seen, due = DraftSampler(sampler, steps), list[Birth](), 0, _FIRST
-    start, root = draft.levels[steered_from], None
+    start, roots = draft.levels[steered_from], list[Birth]()
     if draft_cache is not None:
         draft = DraftSampler(sampler.cached(draft_cache, draft_prices or ()), steps, explores)
-    most = room // min(latest(sampler.steps, steps, rungs))
+    most = (room + steering) // min(latest(sampler.steps, steps, rungs))
     early = room // 2 if room >= _SEVERAL * sampler.steps else 0
     ids = torch.Generator().manual_seed(seed_of(rng.initial_seed(), "winners", 0))
     for p in _until_spent(search(draft, reward, rng)):
@@ -197,30 +197,33 @@ def drafted(
             if id not in draft.births:
                 continue
             birth = draft.births[id]._replace(reward=value)
-            insort(pool, birth, key=_best_first)
-            del pool[most:]
-            if birth.p.i <= start:
-                root = min(root or birth, birth, key=_best_first)
+            pool.append(birth)
+            roots += [birth] if birth.p.i <= start else []
             seen += 1
-            if seen >= due and (need := sampler.cost(pool[0].p, sampler.steps)) <= early:
+            if seen < due or not early:
+                continue
+            pool = _best_first(pool)[:most]
+            if (need := sampler.cost(pool[0].p, sampler.steps)) <= early:
                 due, early, room = _TIMES * due, early - need, room - need
                 yield from _finished([pool.pop(0)], sampler, reward, ids)
+        pool, roots = _best_first(pool)[:most], _best_first(roots)[:1]
         draft.births.clear()  # what is still on its way is noted anew where it goes on
         if pool:
             yield replace(pool[0].p, reward=torch.tensor([pool[0].reward]))
     room += draft.left
-    if sampler.edits:  # no step can be taken without the pipeline, and so none be steered
+    several = bool(roots) and isinstance(roots[0].reward, list)
+    if several or sampler.edits:  # a front has no one way to go; nor can a step be taken without such a pipeline
         room, steering = room + steering, 0
     for rung, finer in enumerate(rungs_of(sampler.steps, steps, rungs)[:-1]):
         part = room // (rungs - rung)
         tried = _affordable(pool, sampler, finer, part)
         room -= sum(_cost(birth, sampler, finer) for birth in tried)
-        pool = sorted(_redrafted(tried, sampler, reward, finer), key=_best_first)
+        pool = _best_first(list(_redrafted(tried, sampler, reward, finer)))
     winners = _affordable(pool, sampler, sampler.steps, room)
     yield from _finished(winners, sampler, reward, ids)
-    if steering and root:
+    if steering and roots:
         steering += room - sum(_cost(birth, sampler, sampler.steps) for birth in winners)
-        yield from _steered(root, sampler, reward, ids, start, steering)
+        yield from _steered(roots[0], sampler, reward, ids, start, steering)
 
 
 def rungs_of(steps: int, draft_steps: int, rungs: int) -> list[int]:
@@ -285,8 +288,8 @@ _FIRST, _TIMES = 16, 4
 _SEVERAL = 4  # samples' worth
 
 
-def _best_first(birth: Birth) -> float:
-    return -birth.reward if math.isfinite(birth.reward) else math.inf
+def _best_first(births: Sequence[Birth]) -> list[Birth]:
+    return [births[row] for row in order(torch.tensor([birth.reward for birth in births])).tolist()]
 
 
 def _finished(births: Sequence[Birth], sampler: Sampler, reward: Reward, rng: torch.Generator) -> Iterator[Population]:
