@@ -25,6 +25,7 @@ import evosearch as es
 from evosearch import cli, demo, models, store
 from evosearch.bench import saturation
 from evosearch.bench.cells import fingerprint
+from evosearch.curve import number
 
 QUICK = ["--steps", "2", "--budget", "5x", "--batch-size", "4"]
 
@@ -101,6 +102,36 @@ def test_generate_passes_every_option_on():
     assert manifest["kept"][0]["held_out"].keys() == {"jpeg"}
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (["minimum(shapes, jpeg)"], "minimum(shapes, jpeg)"),
+        (
+            ["constrained(maximise=jpeg, subject_to={shapes: .3})"],
+            "constrained(maximise=jpeg, subject_to={shapes: .3})",
+        ),
+        (["z_scored(shapes, jpeg, settle=4)=2", "jpeg=.5"], "2 z_scored(shapes, jpeg, settle=4) + 0.5 jpeg"),
+        (["shapes", "jpeg"], "1 shapes + 1 jpeg"),
+    ],
+)
+def test_rewards_are_combined(given, name):
+    out = evosearch("generate", "a blue star", *QUICK, *(f"--reward={text}" for text in given), "--out", "here").stdout
+    manifest = manifest_of("here")
+    assert manifest["settings"]["reward"] == name
+    parts = manifest["kept"][0]["parts"]
+    assert {"shapes", "jpeg"} <= parts.keys()
+    for part, value in parts.items():
+        assert f"of which      {part} {number(value)}\n" in out
+
+
+def test_a_front_is_kept_and_said():
+    out = evosearch("generate", "a blue star", *QUICK, "--reward", "pareto(shapes, jpeg)", "--out", "here").stdout
+    manifest = manifest_of("here")
+    assert f"front         {manifest['front']} samples that no other beats" in out
+    rewards = [tuple(entry["parts"].values()) for entry in manifest["kept"][: manifest["front"]]]
+    assert rewards == sorted(rewards, reverse=True) and len(rewards) >= 1
+
+
 def test_quiet_prints_the_best_pictures_path_alone():
     result = evosearch("generate", "a blue star", *QUICK, "--quiet")
     assert result.stderr == ""
@@ -167,6 +198,11 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing():
         ("model must be a bundled one .*got 'shapes-clip'", ["a blue star", "--model", "shapes-clip"]),
         ("--reward must be named for owner/name", ["a blue star", "--model", "owner/name"]),
         ("--reward jpeg must have a number", ["a blue star", "--reward", "jpeg=much"]),
+        ("did you mean 'minimum'", ["a blue star", "--reward", "minimun(shapes, jpeg)"]),
+        (
+            "reward must be one number for demon",
+            ["a blue star", "--algorithm", "demon", "--reward", "pareto(shapes, jpeg)"],
+        ),
         ('budget must be a Budget, NFE as a whole number, "20x"', ["a blue star", "--budget", "lots"]),
         ("budget must be at least 2 NFE", ["a blue star", "--budget", "1", "--steps", "2"]),
         ("has no knob 'ratio'.*did you mean 'rate'", ["a blue star", "--knob", "ratio=.1"]),

@@ -77,6 +77,27 @@ def test_page_shows_the_run(result):
     assert "NFE 100" in page.text
 
 
+def test_page_shows_what_a_reward_is_made_of():
+    result = toy.found(reward={toy.bright: 1.0, "jpeg": 0.01})
+    page = Page(render(result))
+    for scored in (result.best, result.plain):
+        assert all(f"{name} {curve.number(value)}" in page.text for name, value in scored.parts.items())
+
+
+def test_page_draws_the_front_and_shows_all_of_it():
+    result = toy.found(reward=[toy.bright, "jpeg"], algorithm="best_of_n", budget="40x")
+    html = render(result)
+    section = html[html.index("<h2>The front") : html.index("<h2>Reward against cost")]
+    page = Page(section)
+    assert f"{len(result.front)} samples that no other beats in all rewards" in page.text
+    assert len(page.images) == len(result.front) > 1
+    dots = [attrs for tag, attrs in page.tags if tag == "circle"]
+    assert len(dots) == len(result.kept) and sum("class" not in dot for dot in dots) == len(result.front)
+    rightmost = max(dots, key=lambda dot: float(dot["cx"]))
+    assert "class" not in rightmost and rightmost is dots[0]
+    assert "<h2>The front" not in render(toy.found())
+
+
 def test_page_asks_nothing_of_anyone(result):
     html = render(result)
     assert "http" not in html.replace("http-equiv", "")

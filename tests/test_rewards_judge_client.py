@@ -545,7 +545,7 @@ def test_wrong_arguments_are_refused(wrong, message):
 def test_the_price_of_a_call_counts_in_a_weighted_sum():
     judge = judge_of("http://127.0.0.1:1", usd_per_call=0.25)
     assert rewards.resolve({"jpeg": 1}).usd_per_call == 0
-    assert rewards.Weighted([(judge, 2.0), (rewards.load("jpeg"), 1.0)]).usd_per_call == 0.25
+    assert rewards.weighted({judge: 2.0, "jpeg": 1.0}).usd_per_call == 0.25
 
 
 # as many at once as the endpoint bears

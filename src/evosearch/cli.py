@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import linecache
+import re
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from evosearch.result import Result
 
 _DEFAULT = "shapes-diffusion"
+_WEIGHTED = re.compile(r"(?P<name>.+)=(?P<weight>[^=()]*)")  # a combination has "=" within its brackets
 
 # Exit codes, after sysexits.h where it has one.
 _USAGE, _DATA, _UNAVAILABLE, _DISK, _INTERRUPTED = 2, 65, 69, 74, 130
@@ -96,7 +98,8 @@ def generate(
     prompts: Annotated[str | None, typer.Option(metavar="FILE", help="More: txt, csv, json, hub dataset.")] = None,
     model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = _DEFAULT,
     reward: Annotated[
-        list[str] | None, typer.Option(metavar="NAME[=WEIGHT]", help="What to maximise; several are added up.")
+        list[str] | None,
+        typer.Option(metavar="NAME[=WEIGHT]", help='What to maximise; several are added up. Or "minimum(a, b)".'),
     ] = None,
     algorithm: Annotated[str, typer.Option(help="See: evosearch list searches.")] = "evosearch",
     budget: Annotated[
@@ -183,6 +186,10 @@ def _show(text: str, result: Result, best: Path, folder: Path) -> None:
     if text:
         typer.echo(f"\n{printable(text)}")
     typer.echo(f"best reward   {number(result.best.reward)}, plain sample {number(result.plain.reward)}")
+    for name, value in result.best.parts.items():
+        typer.echo(f"of which      {printable(name)} {number(value)}")
+    if result.front:
+        typer.echo(f"front         {len(result.front):,} samples that no other beats in all of these")
     for name, value in result.best.held_out.items():
         typer.echo(f"held out      {printable(name)} {number(value)}")
     typer.echo(f"cost          {cost.nfe:,} NFE, {cost.seconds:.1f} s")
@@ -229,13 +236,15 @@ def _reward(given: list[str] | None, model: str) -> Any:
         if model not in BUNDLED:
             raise ValueError(f"--reward must be named for {model}, for instance --reward jpeg; see: list rewards")
         return "shapes"
-    if len(given) == 1 and "=" not in given[0]:
-        return given[0]
-    named = [text if "=" in text else f"{text}=1" for text in given]
-    weights = _values(named, "--reward")
-    for name, weight in weights.items():
+    weights: dict[str, Any] = {}
+    for text in given:
+        weighted = _WEIGHTED.fullmatch(text)
+        if len(given) == 1 and not weighted:
+            return text
+        name, weight = (weighted["name"], _value(weighted["weight"])) if weighted else (text, 1)
         if not isinstance(weight, int | float):
             raise ValueError(f"--reward {name} must have a number as its weight, got {weight!r}")
+        weights[name] = weight
     return weights
 
 

@@ -37,6 +37,7 @@ class Search(Protocol):
     space: str
     needs: tuple[str, ...]
     plan: Callable[..., str] | None
+    pareto: bool
 
     def __call__(self, sampler: Sampler, reward: Reward, rng: torch.Generator, /, **knobs: Any) -> Iterator[Population]:
         """Search; see `evosearch.searches`."""
@@ -75,6 +76,7 @@ def search(
     needs: Sequence[str] = (),
     anytime: bool = False,
     plan: Callable[..., str] | None = None,
+    pareto: bool = False,
 ) -> Callable[[_F], _F]:
     """Declare what a search costs and needs; its ``nfe(steps, **knobs)`` follows.
 
@@ -89,6 +91,8 @@ def search(
         anytime: Whether being cut short costs no more than the micro-batch at hand.
         plan: ``plan(steps, given, **knobs)``, one sentence for the report: what these knobs come to, and why, where
             those in ``given`` are the user's.
+        pareto: Whether it takes rewards (N, R), several of which none weighs more: all that it does with them is to
+            hand them to `evosearch.selection`.
     """
 
     def nfe(steps: int, **knobs: Any) -> int | tuple[int, int]:
@@ -106,7 +110,7 @@ def search(
         declared = cast(Any, function)
         declared.waves, declared.nfe, declared.anytime = waves, nfe, anytime
         declared.fit = fill(function.__name__, waves, fit) if isinstance(fit, str) else fit
-        declared.space, declared.needs, declared.plan = space, tuple(needs), plan
+        declared.space, declared.needs, declared.plan, declared.pareto = space, tuple(needs), plan, pareto
         return function
 
     return declare

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,11 +17,21 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from evosearch.budget import BudgetExhausted, Meter
 from evosearch.result import Gallery
-from evosearch.rewards import scores
+from evosearch.rewards import TensorReward, scores
 from evosearch.rewards.cache import ScoreCache, Unknown, leaves
+from evosearch.rewards.combined import Combined
+from evosearch.selection import leading, valid
 from evosearch.types import Population, Sampler, concat
 
 T = TypeVar("T")
+
+
+class _Said(NamedTuple):
+    """What a reward says of a batch: scores, what each is made of, and the seconds that took."""
+
+    values: Tensor
+    parts: list[dict[str, float]]
+    seconds: float
 
 
 class MeteredSampler:
@@ -151,18 +161,21 @@ class MeteredReward:
     does so only asks the reward: all that is counted or kept is so in turn, by the thread that searches.
 
     Args:
-        reward: ``(samples, prompts) -> (N,)``.
+        reward: ``(samples, prompts) -> (N,)``, or (N, R) of several unweighted.
         prompt: The prompt.
         meter: What to charge.
         sampler: Decodes what is scored.
         gallery: Keeps the best.
         cache: What is known already, and costs nothing.
         device: Where the model computes; None where that is unknown.
+
+    Attributes:
+        invalid: How many samples it had nothing finite to say of.
     """
 
     def __init__(
         self,
-        reward: Callable[[Tensor, list[str]], Tensor],
+        reward: TensorReward,
         prompt: str,
         meter: Meter,
         sampler: MeteredSampler,
@@ -172,28 +185,31 @@ class MeteredReward:
     ) -> None:
         self._own, self._prompt, self._meter = reward, prompt, meter
         self._sampler, self._gallery, self._cache = sampler, gallery, cache
-        self.invalid = 0
+        self.invalid, self._settled = 0, False
         self.differentiable = bool(getattr(reward, "differentiable", False))
         self.overlaps = device is not None and all(elsewhere(part, device) for part in leaves(reward))
         self._worker: ThreadPoolExecutor | None = None
         self._going: _Going | None = None
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Score samples (N, [F,] 3, H, W); returns (N,) float32, NaN where the reward gave nothing finite."""
+        """Score samples (N, [F,] 3, H, W); returns (N,) float32, NaN where the reward gave nothing finite.
+
+        Of several rewards unweighted it is (N, R).
+        """
         note = self._afforded(samples)
-        return note(*self._timed(samples))
+        return note(self._timed(samples))
 
     def begin(self, samples: Tensor) -> Callable[[], Tensor]:
         """Start to score samples, once those before are done with; what is returned waits for their scores."""
         note = self._afforded(samples)
         if self._worker is None or samples.requires_grad:
-            values = note(*self._timed(samples))
+            values = note(self._timed(samples))
             return lambda: values
         here = partial(copy_context().run, _as_here(self._timed), samples)
         self._going = _Going(self._worker.submit(here), note)
         return self._going
 
-    def _afforded(self, samples: Tensor) -> Callable[[Tensor, float], Tensor]:
+    def _afforded(self, samples: Tensor) -> Callable[[_Said], Tensor]:
         """What takes note of their scores and the seconds that those took; or `BudgetExhausted`."""
         self._settle()
         n, source = len(samples), self._sampler.source(samples)
@@ -231,38 +247,59 @@ class MeteredReward:
         if going is not None:
             going()
 
-    def _timed(self, samples: Tensor) -> tuple[Tensor, float]:
+    def _timed(self, samples: Tensor) -> _Said:
         start = time.perf_counter()
-        values = scores(self._own, samples, [self._prompt] * len(samples))
-        return values, time.perf_counter() - start
+        values, parts = judged(self._own, samples, [self._prompt] * len(samples))
+        return _Said(values, parts, time.perf_counter() - start)
 
-    def _note(
-        self, source: tuple[Population, Tensor] | None, n: int, new: Unknown, values: Tensor, seconds: float
-    ) -> Tensor:
-        meter = self._meter
+    def _note(self, source: tuple[Population, Tensor] | None, n: int, new: Unknown, said: _Said) -> Tensor:
+        meter, values = self._meter, said.values
         meter.reward_calls += new.samples
         meter.hits += n - new.samples
         meter.reward_usd += new.usd
-        meter.reward_seconds += seconds
-        self.invalid += int((~values.isfinite()).sum())
+        meter.reward_seconds += said.seconds
+        self.invalid += int((~valid(values)).sum())
         values = torch.where(values.isfinite(), values, torch.nan)
         if source is not None and source[0].i == self._sampler.steps:
-            self._gallery.offer(*source, values.detach(), meter.cost)
+            self._gallery.offer(*source, values.detach(), meter.cost, said.parts)
         elif source is not None:
-            self._gallery.glimpse(*source, values.detach())
+            self._gallery.glimpse(*source, leading(values.detach()))
+        if isinstance(self._own, Combined) and not self._own.apart and not self._settled:
+            self._gallery.judge_anew(self._own.value)
+            self._settled = self._own.settled
         return values
+
+
+def judged(
+    reward: TensorReward, samples: Tensor, prompts: list[str], *, learn: bool = True, name: str = ""
+) -> tuple[Tensor, list[dict[str, float]]]:
+    """What a reward says of samples, (N,) or (N, R); and of each what it is made of, nothing where that is itself.
+
+    Args:
+        reward: The reward.
+        samples: (N, [F,] 3, H, W).
+        prompts: N of them.
+        learn: Whether these are of the search, by whose samples some rewards measure.
+        name: Of the reward, for errors.
+    """
+    if not isinstance(reward, Combined):
+        return scores(reward, samples, prompts, name), []
+    found = reward.each(samples, prompts)
+    values = reward.combine(found) if learn else reward.value(found)
+    names, shown = (list(reward.parts), values) if reward.apart else (reward.names, found)
+    return values, [dict(zip(names, row, strict=True)) for row in shown.tolist()]
 
 
 class _Going:
     """A batch that is being scored: waits for its scores, and notes them the first time."""
 
-    def __init__(self, scored: Future[tuple[Tensor, float]], note: Callable[[Tensor, float], Tensor]) -> None:
+    def __init__(self, scored: Future[_Said], note: Callable[[_Said], Tensor]) -> None:
         self._scored, self._note = scored, note
         self._values: Tensor | None = None
 
     def __call__(self) -> Tensor:
         if self._values is None:
-            self._values = self._note(*self._scored.result())
+            self._values = self._note(self._scored.result())
         return self._values
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from evosearch import curve
+from evosearch import curve, scatter
 from evosearch.curve import number
 from evosearch.media import contact_sheet, frame_rate, model_name, picture
-from evosearch.result import Generation, Result, Scored
+from evosearch.result import Generation, Result, Scored, thumbnail
 from evosearch.types import Sample
 
 _SHOWN = 48  # particles of a generation
@@ -44,6 +44,7 @@ def render(result: Result) -> str:
         _numbers(result),
         f'<p class="lead">{text(settings["plan"])}</p>' if settings.get("plan") else "",
         _invalid(result),
+        _front(result),
         "<h2>Reward against cost</h2>",
         curve.svg([(nfe, reward) for nfe, _, reward in result.curve], result.cost.nfe, result.plain.reward),
         _descent(result),
@@ -132,9 +133,8 @@ def _img(data: bytes, kind: str, small: bool, alt: str) -> str:
 
 def _pair(result: Result) -> str:
     def figure(kind: str, label: str, scored: Scored) -> str:
-        judged = "".join(
-            f'<span class="aside">{text(name)} {number(value)}</span>' for name, value in scored.held_out.items()
-        )
+        said = scored.parts | {f"held out: {name}": value for name, value in scored.held_out.items()}
+        judged = "".join(f'<span class="aside">{text(name)} {number(value)}</span>' for name, value in said.items())
         words = f"<span>{label}</span><b>{number(scored.reward)}</b>{judged}"
         shown = image(scored.sample, result.settings, label)
         return f'<figure class="{kind}">{shown}<figcaption>{words}</figcaption></figure>'
@@ -176,6 +176,25 @@ def _invalid(result: Result) -> str:
     return (
         f'<p class="note">{result.invalid:,} of {result.cost.scored:,} rewards ({share:.0%}) were not finite. '
         "Such samples are marked invalid and never win.</p>"
+    )
+
+
+def _front(result: Result) -> str:
+    """Where several rewards are unweighted, the samples among which the choice is."""
+    if not result.front:
+        return ""
+    across, up, *others = result.best.parts
+    points = [(scored.parts[across], scored.parts[up]) for scored in result.kept]
+    shown = [
+        _figure(
+            result, thumbnail(scored.sample), "<br>".join(f"{text(k)} {number(v)}" for k, v in scored.parts.items())
+        )
+        for scored in result.front
+    ]
+    more = f"; also by {text(', '.join(others))}" if others else ""
+    return (
+        f"<h2>The front <small>{len(shown):,} samples that no other beats in all rewards{more}</small></h2>"
+        f'{scatter.svg(points, len(shown), (across, up))}<div class="thumbs front">{"".join(shown)}</div>'
     )
 
 

@@ -17,14 +17,14 @@ from evosearch.declaration import Search
 from evosearch.prompts import Prompt
 from evosearch.refusals import check_class, one_at_a_time
 from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
-from evosearch.result import Result
+from evosearch.result import THUMBNAIL, Result
 from evosearch.rewards import TensorReward
 from evosearch.rewards.cache import ScoreCache
+from evosearch.rewards.combined import Combined
 from evosearch.session import Session
 from evosearch.store import RunFolder, check_free, read_genomes
 from evosearch.types import Genome
 
-_THUMBNAIL = 128  # pixels, in the report
 _SCORE_CACHE = "EVOSEARCH_SCORE_CACHE"
 
 
@@ -55,7 +55,8 @@ def search(
         pipe: A diffusers pipeline, a `Sampler`, a bundled model's name, a folder or a hub id.
         prompt: What to generate; a list of prompts gives a list of results. Those of `evosearch.prompts.read` leave
             in the manifest what their file says of them.
-        reward: What to maximise: a name, a callable, or ``{name: weight}``; see `evosearch.rewards`.
+        reward: What to maximise: a name, a callable, ``{name: weight}``, a combination of `evosearch.rewards.combined`,
+            or a list of rewards of which none weighs more, for which there is no best but a `Result.front`.
         algorithm: A name in `evosearch.searches`, or a generator function.
         budget: A `Budget`, NFE as a number, ``"20x"`` (times one sample's NFE) or ``"60s"``. Without one, what the
             knobs ask for, or else ``"20x"``.
@@ -99,7 +100,7 @@ def search(
         for text, path in zip(prompts, folders, strict=True):
             session = _session(
                 pipe, str(text), asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
-                pipeline_kwargs=pipeline_kwargs, cache=cache, thumbnail=_THUMBNAIL if path is not None else 0,
+                pipeline_kwargs=pipeline_kwargs, cache=cache, thumbnail=THUMBNAIL if path is not None else 0,
             )  # fmt: skip
             session.settings |= {
                 "reward": rewards.name_of(reward),
@@ -205,9 +206,17 @@ def _asked(
         raise ValueError(f"stop_at must be a number, got {stop_at!r}")
     guidance = rewards.resolve(reward)
     judges = rewards.named([held_out] if isinstance(held_out, str | Mapping) or callable(held_out) else held_out)
+    for name, judge in judges.items():
+        if isinstance(judge, Combined) and judge.apart:
+            raise ValueError(f"held_out takes rewards one by one, got {name}; name them as a list")
     genomes = [] if warm_start is None else read_genomes(Path(warm_start))
     asked = _Asked(algorithm_of(algorithm), guidance, judges, genomes)
     name, needs = asked.algorithm.__name__, getattr(asked.algorithm, "needs", ())
+    if isinstance(guidance, Combined) and guidance.apart and not getattr(asked.algorithm, "pareto", False):
+        raise ValueError(
+            f"reward must be one number for {name}, got {guidance.__name__}; give weights, combine them (z_scored, "
+            "minimum, ...), or take evosearch or best_of_n, which keep a front"
+        )
     if "gradient" in needs:
         differentiable(name, guidance)
     if "SDE" in needs and eta == 0:

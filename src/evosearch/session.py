@@ -21,17 +21,17 @@ from evosearch.drafts import levels_of
 from evosearch.features import plain
 from evosearch.genome import replay
 from evosearch.media import frame_rate
-from evosearch.metered import MeteredReward, MeteredSampler
+from evosearch.metered import MeteredReward, MeteredSampler, judged
 from evosearch.noise import seed_of
 from evosearch.progress import Bar
 from evosearch.resolve import budget_of, defaults_of, knobs_of
 from evosearch.result import Gallery, Generation, Result, Scored
-from evosearch.rewards import TensorReward, allowed_missing, at_frame_rate, scores
+from evosearch.rewards import TensorReward, allowed_missing, at_frame_rate, fresh
 from evosearch.rewards.cache import ScoreCache
 from evosearch.sampler import BaseSampler
 from evosearch.scoring import score
 from evosearch.searches.schedules import drafts_and_finals
-from evosearch.selection import top
+from evosearch.selection import leading, top
 from evosearch.store import RunFolder
 from evosearch.types import Genome, Population, Sampler, concat, pictures
 
@@ -49,7 +49,7 @@ class Session:
     Args:
         sampler: The model with its prompt.
         algorithm: The search.
-        reward: ``(samples, prompts) -> (N,)``.
+        reward: ``(samples, prompts) -> (N,)``, or (N, R) of several unweighted. What it has seen before is forgotten.
         prompt: The prompt.
         budget: As the user gave it.
         knobs: As the user gave them.
@@ -81,7 +81,7 @@ class Session:
         limits = budget_of(budget, algorithm, knobs, sampler.steps)
         price = float(getattr(reward, "usd_per_call", 0.0))
         self._rate = _frame_rate(sampler)
-        self._reward_of = reward = at_frame_rate(reward, self._rate)
+        self._reward_of = reward = at_frame_rate(fresh(reward), self._rate)
         self.meter, self.gallery = Meter(limits, price), Gallery(thumbnails=thumbnail)
         # Relatives may share their initial noise.
         noises = {int(p.id): p for p in (replay(genome, sampler, until=0) for genome in genomes)}
@@ -107,7 +107,7 @@ class Session:
         predicted = self.own.predict(p)
         denoised = time.perf_counter()
         samples = self.own.decode(predicted)
-        scores(self._reward_of, samples, [self.prompt] * size)
+        judged(self._reward_of, samples, [self.prompt] * size, learn=False)
         return Pace(size, denoised - start, time.perf_counter() - denoised, samples[0].nbytes)
 
     def _with_prices(self, knobs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -140,7 +140,8 @@ class Session:
         Raises:
             InvalidReward: No particle got a finite reward, or more have none than the reward allows.
         """
-        status, verdicts, stock = "failed", dict[str, list[float]](), None
+        status, verdicts, stock = "failed", dict[str, dict[int, float]](), None
+        judges = {name: fresh(judge) for name, judge in judges.items()}
         try:
             with self._cache.used():
                 self._search(folder, stop_at, progress)
@@ -206,8 +207,8 @@ class Session:
         if p.i != self.own.steps or p.reward is None or self._known.issuperset(p.id.tolist()):
             return
         self._known.update(p.id.tolist())
-        cost = self.meter.cost
-        generation = Generation(p.id.tolist(), p.parent.tolist(), p.reward.tolist(), cost.nfe, cost.seconds)
+        cost, rewards = self.meter.cost, leading(p.reward).tolist()
+        generation = Generation(p.id.tolist(), p.parent.tolist(), rewards, cost.nfe, cost.seconds)
         self.generations.append(generation)
         if folder is not None:
             best = self.gallery.best
@@ -226,15 +227,17 @@ class Session:
             )
         return ValueError(f"budget of {describe(self.meter.budget)} ended before one sample was finished; give more")
 
-    def _judged(self, judges: Mapping[str, TensorReward]) -> dict[str, list[float]]:
-        """Held-out rewards of what is kept, by name, best first."""
-        kept = [sample for _, sample in self.gallery.kept] if judges else []
+    def _judged(self, judges: Mapping[str, TensorReward]) -> dict[str, dict[int, float]]:
+        """Held-out rewards of what is kept, by name and id."""
+        seen = {scored.id: sample for scored, sample in self.gallery.kept} if judges else {}
         judges = {name: at_frame_rate(judge, self._rate) for name, judge in judges.items()}
-        verdicts: dict[str, list[float]] = {name: [] for name in judges}
-        for start in range(0, len(kept), self.own.batch_size):
-            samples = torch.stack(kept[start : start + self.own.batch_size]).float() / 255
+        ids, verdicts = list(seen), {name: dict[int, float]() for name in judges}
+        for start in range(0, len(ids), self.own.batch_size):
+            some = ids[start : start + self.own.batch_size]
+            samples = torch.stack([seen[id] for id in some]).float() / 255
             for name, judge in judges.items():
-                verdicts[name] += scores(judge, samples, [self.prompt] * len(samples), name).tolist()
+                values, _ = judged(judge, samples, [self.prompt] * len(some), name=name)
+                verdicts[name] |= zip(some, values.tolist(), strict=True)
         return verdicts
 
     def _draw_plain(self) -> None:
@@ -273,17 +276,14 @@ class Session:
 
     def _scored(self, sample: Tensor, id: int, genome: Genome) -> Scored:
         eight_bit = (sample * 255).round().to(torch.uint8)
-        reward = scores(self._reward_of, eight_bit.float() / 255, [self.prompt])
-        return Scored(pictures(eight_bit[0]), float(reward[0]), id, genome)
+        reward, parts = judged(self._reward_of, eight_bit.float() / 255, [self.prompt], learn=False)
+        return Scored(pictures(eight_bit[0]), float(leading(reward)), id, genome, parts=parts[0] if parts else {})
 
-    def _result(self, verdicts: Mapping[str, Sequence[float]], stock: Scored | None) -> Result:
+    def _result(self, verdicts: Mapping[str, Mapping[int, float]], stock: Scored | None) -> Result:
         kept, plain = [entry for entry, _ in self.gallery.kept], self.gallery.first
         assert plain is not None
         if verdicts:
-            kept = [
-                replace(entry, held_out={name: values[k] for name, values in verdicts.items()})
-                for k, entry in enumerate(kept)
-            ]
+            kept = [replace(e, held_out={name: values[e.id] for name, values in verdicts.items()}) for e in kept]
         return Result(
             kept=kept,
             plain=plain,
@@ -295,6 +295,7 @@ class Session:
             stock=stock,
             thumbnails=self.gallery.thumbnails,
             glimpses=self.gallery.glimpses,
+            front=kept[: self.gallery.front],
         )
 
 

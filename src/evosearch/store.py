@@ -106,6 +106,7 @@ class RunFolder:
             "cost": asdict(result.cost),
             "curve": result.curve,
             "invalid": result.invalid,
+            "front": len(result.front),
             **{name: self._entry(name, scored) for name, scored in _baselines(result).items()},
             "kept": [self._entry(stem, scored) for stem, scored in _kept(result).items()],
         }
@@ -115,6 +116,7 @@ class RunFolder:
         return {
             "file": file if (self.path / file).exists() else None,
             "reward": scored.reward,
+            "parts": scored.parts,
             "held_out": scored.held_out,
             "id": scored.id,
             "genome": to_json(scored.genome),

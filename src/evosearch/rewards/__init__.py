@@ -1,7 +1,8 @@
 """Rewards: callables ``(samples, prompts) -> (N,) float32``, higher is better.
 
 Samples are (N, 3, H, W) or (N, F, 3, H, W) tensors in [0, 1]. A plain function of one PIL image (a list of frames for
-video) is a reward, too. One file a reward; heavy imports stay inside.
+video) is a reward, too. One file a reward; heavy imports stay inside. `evosearch.rewards.combined` makes one of
+several.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from evosearch.checks import is_number
 from evosearch.rewards import cache, plugins
 from evosearch.types import pictures
+
+if TYPE_CHECKING:
+    from evosearch.rewards.combined import constrained, minimum, pareto, rank_average, weighted, z_scored
 
 NAMES = {
     "shapes": "ShapesReward",
@@ -42,9 +45,24 @@ NAMES = {
 }
 """Reward names and what makes them, each in the module of its name."""
 
+COMBINATIONS = ("weighted", "z_scored", "rank_average", "minimum", "constrained", "pareto")
+"""What makes one reward of several, each a function here."""
+
+__all__ = [
+    "COMBINATIONS", "NAMES", "TensorReward", "allowed_missing", "at_frame_rate", "check", "constrained", "fresh",
+    "load", "minimum", "name_of", "named", "numbered", "pareto", "per_picture", "rank_average", "resolve", "scores",
+    "weighted", "z_scored",
+]  # fmt: skip
+
 TensorReward = Callable[[Tensor, list[str]], Tensor]
 
 _SAID = ("allow_missing", "cache_key", "check", "device", "remote", "usd_per_call")
+
+
+def __getattr__(name: str) -> Any:
+    if name in COMBINATIONS:  # whose module needs this one
+        return getattr(import_module("evosearch.rewards.combined"), name)
+    raise AttributeError(f"module 'evosearch.rewards' has no attribute {name!r}")
 
 
 def load(name: str) -> TensorReward:
@@ -76,25 +94,26 @@ def load(name: str) -> TensorReward:
 
 
 def resolve(reward: Any) -> TensorReward:
-    """Make a reward of a name, a callable or a mapping of them to weights.
+    """Make a reward of a name, a callable or several of them.
 
     Args:
-        reward: ``"shapes"``, a callable, or ``{"shapes": 1, "jpeg": .01}``. A callable with one positional parameter is
-            given one PIL image (a list of frames for video) at a time and returns a number; one with two gets samples
-            and prompts.
+        reward: ``"shapes"``, a callable, a combination as ``"minimum(shapes, shapes_clip)"`` spells it,
+            ``{"shapes": 1, "jpeg": .01}`` for `weighted`, or a list of rewards for `pareto`. A callable with one
+            positional parameter is given one PIL image (a list of frames for video) at a time and returns a number; one
+            with two gets samples and prompts.
 
     Raises:
         ValueError: A name is unknown, or the callable takes something else.
     """
+    from evosearch.rewards import combined, spelling  # which need this module
+
     if isinstance(reward, str):
-        return load(reward)
+        return spelling.made(reward) if "(" in reward else load(reward)
     if isinstance(reward, Mapping):
-        if not reward:
-            raise ValueError('reward must name at least one reward, got {}; for instance {"shapes": 1}')
-        for part, weight in reward.items():
-            if not is_number(weight):
-                raise ValueError(f"reward {name_of(part)} must have a number as its weight, got {weight!r}")
-        return Weighted([(resolve(part), float(weight)) for part, weight in reward.items()])
+        return combined.weighted(cast(Mapping[Any, float], reward))
+    if isinstance(reward, list | tuple):
+        several = cast(list[Any], reward)
+        return combined.pareto(*several) if len(several) != 1 else resolve(several[0])
     if not callable(reward):
         raise ValueError(f"reward must be a name, a callable or {{name: weight}}, got {type(reward).__name__}")
     function = cast(Any, reward)
@@ -103,14 +122,23 @@ def resolve(reward: Any) -> TensorReward:
 
 def named(rewards: Iterable[Any]) -> dict[str, TensorReward]:
     """Rewards by name, a second one of a name numbered."""
-    found: dict[str, TensorReward] = {}
-    for reward in rewards:
-        name = own = name_of(reward)
-        count = 1
+    each = list(rewards)
+    return {name: resolve(reward) for name, reward in zip(numbered(map(name_of, each)), each, strict=True)}
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Names told apart: a second one of a name is numbered.
+
+    >>> numbered(["jpeg", "shapes", "jpeg"])
+    ['jpeg', 'shapes', 'jpeg 2']
+    """
+    found: list[str] = []
+    for own in names:
+        name, count = own, 1
         while name in found:
             count += 1
             name = f"{own} {count}"
-        found[name] = resolve(reward)
+        found.append(name)
     return found
 
 
@@ -141,39 +169,6 @@ def _asked(reward: TensorReward, samples: Tensor, prompts: list[str], name: str)
     return values if samples.requires_grad else values.detach()
 
 
-class Weighted:
-    """The weighted sum of rewards.
-
-    Args:
-        parts: Rewards and their weights.
-    """
-
-    def __init__(self, parts: list[tuple[TensorReward, float]]) -> None:
-        self._parts = parts
-        self.differentiable = all(getattr(part, "differentiable", False) for part, _ in parts)
-        self.usd_per_call = sum(float(getattr(part, "usd_per_call", 0.0)) for part, _ in parts)
-        self.allow_missing = min((allowed_missing(part) for part, _ in parts), default=1.0)
-
-    def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
-        """Score samples (N, [F,] 3, H, W); returns (N,)."""
-        found = [weight * scores(part, samples, prompts, name_of(part)) for part, weight in self._parts]
-        return torch.stack(found).sum(0)
-
-    @property
-    def parts(self) -> list[TensorReward]:
-        """The rewards that it is made of."""
-        return [part for part, _ in self._parts]
-
-    def check(self, prompt: str, video: bool | None = None) -> None:
-        """See `check`."""
-        for part, _ in self._parts:
-            check(part, prompt, video)
-
-    def at_frame_rate(self, rate: float) -> Weighted:
-        """See `at_frame_rate`."""
-        return Weighted([(at_frame_rate(part, rate), weight) for part, weight in self._parts])
-
-
 def check(reward: TensorReward, prompt: str, video: bool | None = None) -> None:
     """ValueError where the reward says beforehand, by a method ``check``, that it cannot judge this prompt.
 
@@ -189,6 +184,11 @@ def check(reward: TensorReward, prompt: str, video: bool | None = None) -> None:
 def at_frame_rate(reward: TensorReward, rate: float) -> TensorReward:
     """The reward for videos that are shown at so many frames per second, by its method of this name if it has one."""
     return cast(Any, reward).at_frame_rate(rate) if hasattr(reward, "at_frame_rate") else reward
+
+
+def fresh(reward: TensorReward) -> TensorReward:
+    """The reward for one more search: by its method ``fresh``, if it remembers what it has seen and has one."""
+    return cast(Any, reward).fresh() if hasattr(reward, "fresh") else reward
 
 
 def allowed_missing(reward: Any) -> float:
@@ -216,6 +216,9 @@ def name_of(reward: Any) -> str:
         return reward
     if isinstance(reward, Mapping):
         return " + ".join(f"{weight:g} {name_of(part)}" for part, weight in reward.items())
+    if isinstance(reward, list | tuple):
+        names = [name_of(part) for part in cast(list[Any], reward)]
+        return f"pareto({', '.join(names)})" if len(names) != 1 else names[0]
     return getattr(reward, "__name__", type(reward).__name__)
 
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from hashlib import sha256
 from inspect import getattr_static
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,6 +205,8 @@ def _digest(tensor: Tensor) -> bytes:
 
 def _parts(reward: Any) -> Iterable[Any] | None:
     parts = getattr(reward, "parts", None)
+    if isinstance(parts, Mapping):
+        return cast(Mapping[str, Any], parts).values()
     return None if callable(parts) else parts  # a reward's method of this name says something else
 
 

@@ -19,7 +19,7 @@ def _waves(steps: int, *, n: int, **_: Any) -> list[Wave]:
     return [Wave(whole_number("n", n, 1), steps)]
 
 
-@search(waves=_waves, fit="n", space="noise", anytime=True)
+@search(waves=_waves, fit="n", space="noise", anytime=True, pareto=True)
 def best_of_n(
     sampler: Sampler, reward: Reward, rng: torch.Generator, *, n: int, eta: float | None = None
 ) -> Iterator[Population]:

@@ -142,7 +142,7 @@ def _plan(steps: int, given: Collection[str], **knobs: Any) -> str:
     return f"At {nfe_of(waves) / steps:.0f}x one sample {regime(nfe_of(explores[:1]) / nfe_of(explores))}: {said}."
 
 
-@search(waves=waves_of, least=_least, fit=by_budget("evosearch", waves_of), space="trajectory", plan=_plan)
+@search(waves=waves_of, least=_least, fit=by_budget("evosearch", waves_of), space="trajectory", plan=_plan, pareto=True)
 def evosearch(
     sampler: Sampler,
     reward: Reward,
