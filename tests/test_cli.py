@@ -132,6 +132,22 @@ def test_a_front_is_kept_and_said():
     assert rewards == sorted(rewards, reverse=True) and len(rewards) >= 1
 
 
+def test_reward_hacking_is_warned_of(monkeypatch):
+    import evosearch.rewards.jpeg as jpeg
+
+    monkeypatch.setattr(jpeg, "jpeg", lambda samples, prompts: -samples.flatten(1).mean(1))
+    monkeypatch.setattr(
+        "evosearch.rewards.shapes_quality.shapes_quality", lambda samples, prompts: samples.flatten(1).mean(1)
+    )
+    result = evosearch(
+        *("generate", "a blue star", "--steps", "1", "--budget", "120x", "--algorithm", "best_of_n"),
+        *("--reward", "shapes_quality", "--held-out", "jpeg", "--out", "here"),
+    )
+    assert "warning       reward hacking is likely: held-out jpeg fell from" in result.stderr
+    assert [alarm["reward"] for alarm in manifest_of("here")["alarms"]] == ["jpeg"]
+    assert "Warning: reward hacking is likely" in Path("here/report.html").read_text()
+
+
 def test_quiet_prints_the_best_pictures_path_alone():
     result = evosearch("generate", "a blue star", *QUICK, "--quiet")
     assert result.stderr == ""

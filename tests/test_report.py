@@ -98,6 +98,15 @@ def test_page_draws_the_front_and_shows_all_of_it():
     assert "<h2>The front" not in render(toy.found())
 
 
+def test_page_shows_held_out_rewards_along_the_way(result):
+    section = Page(render(result)).text
+    for stage in result.stages:
+        middle = sorted(stage.held_out["jpeg"])
+        middle = (middle[(len(middle) - 1) // 2] + middle[len(middle) // 2]) / 2
+        assert f"{stage.samples} {curve.number(np.median(stage.guidance))} {curve.number(middle)}" in section
+    assert len(result.stages) > 1 and "Warning" not in section
+
+
 def test_page_asks_nothing_of_anyone(result):
     html = render(result)
     assert "http" not in html.replace("http-equiv", "")

@@ -309,3 +309,14 @@ def test_settings_say_how_the_reward_was_made():
     assert toy.found(reward="minimum(jpeg, shapes-quality)").settings["reward"] == "minimum(jpeg, shapes-quality)"
     assert toy.found(reward=rewards.z_scored(RED, "jpeg")).settings["reward"] == "z_scored(r, jpeg)"
     assert isinstance(toy.found(reward=rewards.minimum("jpeg")).best, es.Scored)
+
+
+def test_combinations_are_listed():
+    from evosearch.catalogue_rewards import lines
+
+    found = {name: said for name, *said in lines()}
+    assert found["constrained"] == [
+        "One reward, among samples for which others reach their thresholds.",
+        "of other rewards: constrained(maximise, subject_to)",
+    ]
+    assert found.keys() >= {*rewards.COMBINATIONS}

@@ -176,7 +176,7 @@ def test_the_users_own_error_comes_through():
     assert caught.value is odd
 
 
-def test_held_out_rewards_judge_what_is_kept_and_no_more():
+def test_held_out_rewards_judge_what_is_kept_and_was_the_best_on_the_way_and_no_more():
     judged = []
 
     def judge(samples, prompts):
@@ -184,7 +184,7 @@ def test_held_out_rewards_judge_what_is_kept_and_no_more():
         return -toy.bright(samples, prompts)
 
     result = toy.found(held_out=[judge])
-    assert sum(judged) == len(result.kept)
+    assert sum(judged) == len({scored.id for scored in result.kept}.union(*(stage.ids for stage in result.stages)))
     assert max(judged) <= toy.sampler().batch_size
     assert same(result, toy.found())[0] == same(result, toy.found())[1]
     for scored in result.kept:

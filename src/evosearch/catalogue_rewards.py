@@ -12,7 +12,7 @@ from evosearch.rewards.plugins import Plugin, plugins
 
 def lines() -> list[list[str]]:
     """Of each reward its name and what is to be shown of it; nothing of a plug-in is imported."""
-    return [*map(_built_in, rewards.NAMES), *_added(plugins())]
+    return [*map(_built_in, rewards.NAMES), *_added(plugins()), *map(_combination, rewards.COMBINATIONS)]
 
 
 def facts_of(name: str) -> Facts:
@@ -34,6 +34,12 @@ def _built_in(name: str) -> list[str]:
         f"ready: {facts.state}",
         inspect.getsourcefile(made) or "",
     ]
+
+
+def _combination(name: str) -> list[str]:
+    function = getattr(rewards, name)
+    takes = ", ".join(inspect.signature(function).parameters)
+    return [name, inspect.cleandoc(function.__doc__ or "").splitlines()[0], f"of other rewards: {name}({takes})"]
 
 
 def _added(found: list[Plugin]) -> list[list[str]]:

@@ -195,6 +195,8 @@ def _show(text: str, result: Result, best: Path, folder: Path) -> None:
     typer.echo(f"cost          {cost.nfe:,} NFE, {cost.seconds:.1f} s")
     if plan := result.settings.get("plan"):
         typer.echo(f"plan          {plan}")
+    for alarm in result.alarms:
+        typer.echo(f"warning       {printable(str(alarm))}", err=True)
     if result.invalid:
         typer.echo(f"invalid       {result.invalid:,} of {cost.scored:,} rewards")
     if cost.hits:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from evosearch.budget import BudgetExhausted, Meter
+from evosearch.hacking import Watch
 from evosearch.result import Gallery
 from evosearch.rewards import TensorReward, scores
 from evosearch.rewards.cache import ScoreCache, Unknown, leaves
@@ -171,6 +172,7 @@ class MeteredReward:
 
     Attributes:
         invalid: How many samples it had nothing finite to say of.
+        watch: Where held-out rewards are to see what was the best on the way, keeps that.
     """
 
     def __init__(
@@ -186,6 +188,7 @@ class MeteredReward:
         self._own, self._prompt, self._meter = reward, prompt, meter
         self._sampler, self._gallery, self._cache = sampler, gallery, cache
         self.invalid, self._settled = 0, False
+        self.watch: Watch | None = None
         self.differentiable = bool(getattr(reward, "differentiable", False))
         self.overlaps = device is not None and all(elsewhere(part, device) for part in leaves(reward))
         self._worker: ThreadPoolExecutor | None = None
@@ -264,6 +267,8 @@ class MeteredReward:
             self._gallery.offer(*source, values.detach(), meter.cost, said.parts)
         elif source is not None:
             self._gallery.glimpse(*source, leading(values.detach()))
+        if source is not None and self.watch is not None:
+            self.watch.offer(*source, leading(values.detach()))
         if isinstance(self._own, Combined) and not self._own.apart and not self._settled:
             self._gallery.judge_anew(self._own.value)
             self._settled = self._own.settled

@@ -8,6 +8,7 @@ from html import escape
 from io import BytesIO
 from itertools import groupby, takewhile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from PIL import Image
@@ -44,9 +45,11 @@ def render(result: Result) -> str:
         _numbers(result),
         f'<p class="lead">{text(settings["plan"])}</p>' if settings.get("plan") else "",
         _invalid(result),
+        *(f'<p class="note">Warning: {text(str(alarm))}.</p>' for alarm in result.alarms),
         _front(result),
         "<h2>Reward against cost</h2>",
         curve.svg([(nfe, reward) for nfe, _, reward in result.curve], result.cost.nfe, result.plain.reward),
+        _stages(result),
         _descent(result),
         _populations(result),
         _tables(result),
@@ -196,6 +199,22 @@ def _front(result: Result) -> str:
         f"<h2>The front <small>{len(shown):,} samples that no other beats in all rewards{more}</small></h2>"
         f'{scatter.svg(points, len(shown), (across, up))}<div class="thumbs front">{"".join(shown)}</div>'
     )
+
+
+def _stages(result: Result) -> str:
+    """What held-out rewards say of the best as the search goes on: whether they rise with it."""
+    if len(result.stages) < 2:
+        return ""
+    names = list(result.stages[-1].held_out)
+    head = "".join(f"<th>{text(name)}</th>" for name in ("best of so many samples", "reward", *names))
+    rows = [
+        f"<tr><td>{stage.samples:,}</td><td>{number(median(stage.guidance))}</td>"
+        + "".join(f"<td>{number(median(stage.held_out[name]))}</td>" for name in names)
+        + "</tr>"
+        for stage in result.stages
+    ]
+    title = "Held out along the way <small>medians of the best few, each from another noise</small>"
+    return f"<h2>{title}</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def _thumb(result: Result, id: int, caption: str, kind: str = "") -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from evosearch.budget import Cost
+from evosearch.hacking import Alarm, Stage
 from evosearch.selection import fronts, leading, order
 from evosearch.types import Genome, Population, Sample, pictures
 
@@ -97,6 +98,8 @@ class Result:
         glimpses: Drafts and previews by particle id, where a run folder was asked for.
         front: Where several rewards were to be maximised unweighted, those kept that no other beats: none is at least
             as good in all and better in one. The best is its first, and it goes down in the first reward.
+        stages: With held-out rewards, what they say of the best samples as the search went on, the end last.
+        alarms: Held-out rewards that fell meanwhile, which speaks for reward hacking; ``str`` of one is a sentence.
     """
 
     kept: list[Scored]
@@ -110,6 +113,8 @@ class Result:
     thumbnails: dict[int, bytes] = field(default_factory=dict[int, bytes], repr=False)
     glimpses: dict[int, Glimpse] = field(default_factory=dict[int, Glimpse], repr=False)
     front: list[Scored] = field(default_factory=list[Scored])
+    stages: list[Stage] = field(default_factory=list[Stage], repr=False)
+    alarms: list[Alarm] = field(default_factory=list[Alarm])
 
     @property
     def best(self) -> Scored:

@@ -14,12 +14,13 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from evosearch import models
+from evosearch import hacking, models
 from evosearch.budget import Budget, BudgetExhausted, Meter, Pace, describe
 from evosearch.declaration import Search, nfe_of, rewards_of, takes
 from evosearch.drafts import levels_of
 from evosearch.features import plain
 from evosearch.genome import replay
+from evosearch.hacking import Stage, Watch
 from evosearch.media import frame_rate
 from evosearch.metered import MeteredReward, MeteredSampler, judged
 from evosearch.noise import seed_of
@@ -132,7 +133,7 @@ class Session:
         """Search, and write the run folder.
 
         Args:
-            judges: Held-out rewards by name; they see what is kept, at the end.
+            judges: Held-out rewards by name; they see what is kept and what was the best on the way, at the end.
             folder: Where to write; nowhere if None.
             stop_at: End as soon as this reward is reached.
             progress: Show a progress bar.
@@ -141,6 +142,7 @@ class Session:
             InvalidReward: No particle got a finite reward, or more have none than the reward allows.
         """
         status, verdicts, stock = "failed", dict[str, dict[int, float]](), None
+        self.reward.watch = Watch(self.own.steps) if judges else None
         judges = {name: fresh(judge) for name, judge in judges.items()}
         try:
             with self._cache.used():
@@ -228,8 +230,11 @@ class Session:
         return ValueError(f"budget of {describe(self.meter.budget)} ended before one sample was finished; give more")
 
     def _judged(self, judges: Mapping[str, TensorReward]) -> dict[str, dict[int, float]]:
-        """Held-out rewards of what is kept, by name and id."""
-        seen = {scored.id: sample for scored, sample in self.gallery.kept} if judges else {}
+        """Held-out rewards of what is kept and of what was the best on the way, by name and id."""
+        if self.reward.watch is None:
+            return {}
+        seen = {seen.id: seen.sample for _, best in self.reward.watch.stages for seen in best}
+        seen |= {scored.id: sample for scored, sample in self.gallery.kept}
         judges = {name: at_frame_rate(judge, self._rate) for name, judge in judges.items()}
         ids, verdicts = list(seen), {name: dict[int, float]() for name in judges}
         for start in range(0, len(ids), self.own.batch_size):
@@ -282,8 +287,10 @@ class Session:
     def _result(self, verdicts: Mapping[str, Mapping[int, float]], stock: Scored | None) -> Result:
         kept, plain = [entry for entry, _ in self.gallery.kept], self.gallery.first
         assert plain is not None
-        if verdicts:
+        stages = list[Stage]()
+        if verdicts and self.reward.watch is not None:
             kept = [replace(e, held_out={name: values[e.id] for name, values in verdicts.items()}) for e in kept]
+            stages = hacking.judged(self.reward.watch.stages, verdicts)
         return Result(
             kept=kept,
             plain=plain,
@@ -296,6 +303,8 @@ class Session:
             thumbnails=self.gallery.thumbnails,
             glimpses=self.gallery.glimpses,
             front=kept[: self.gallery.front],
+            stages=stages,
+            alarms=hacking.alarms(stages),
         )
 
 

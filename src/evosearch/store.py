@@ -107,6 +107,11 @@ class RunFolder:
             "curve": result.curve,
             "invalid": result.invalid,
             "front": len(result.front),
+            "stages": [
+                asdict(stage) | {name: [f"{id:016x}" for id in getattr(stage, name)] for name in ("families", "ids")}
+                for stage in result.stages
+            ],
+            "alarms": [{"reward": alarm.reward, "p": alarm.p, "text": str(alarm)} for alarm in result.alarms],
             **{name: self._entry(name, scored) for name, scored in _baselines(result).items()},
             "kept": [self._entry(stem, scored) for stem, scored in _kept(result).items()],
         }

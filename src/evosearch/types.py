@@ -56,7 +56,7 @@ class Population:
         x0: Predicted clean states, (N, *D), where they have been paid for.
         eps: Predicted noise, only where it does not follow from x and x0 (schedulers that clip x0).
         memory: x0 of the level before, (N, *D), for second-order steps.
-        reward: (N,) float32; NaN where invalid.
+        reward: (N,) float32; NaN where invalid. Of several rewards unweighted, (N, R).
         log_weight: Logarithm of how much each particle stands for, (N,) float64; None where all stand for the same.
         parent: Id of the particle that a row was made from, (N,) int64; -1 for fresh ones.
         genomes: How each particle came to be, N genomes.
@@ -287,7 +287,10 @@ class Sampler(Protocol):
 
 
 class Reward(Protocol):
-    """What a search sees of a reward: samples in, (N,) float32 out, higher is better. The prompt is bound."""
+    """What a search sees of a reward: samples in, (N,) float32 out, higher is better. The prompt is bound.
+
+    A search that says so (``pareto``) may be given several rewards unweighted, (N, R).
+    """
 
     def __call__(self, samples: Tensor, /) -> Tensor:
         """Score samples (N, [F,] 3, H, W) in [0, 1]."""

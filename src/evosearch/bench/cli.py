@@ -214,6 +214,19 @@ def claims(out: Results = Path("runs/claims"), table: Table = False, workers: Wo
 
 
 @app.command()
+def hacking(out: Results = Path("runs/hacking"), part: Part = "0/1", table: Table = False) -> None:
+    """When the alarm of reward hacking rings: shapes_clip pushed hard, the rules held out, and the other way round."""
+    from evosearch.bench import hacking as recipe
+
+    if not table:
+        share, todo = _begin(part, 1, "float32"), recipe.all_cells()
+        _say_bill(recipe, todo, out, "shapes-diffusion", "searches")
+        for cell in recipe.run(todo, out, share):
+            typer.echo(f"{cell.guide}: {cell.prompt}")
+    typer.echo(recipe.table(_results(out)))
+
+
+@app.command()
 def toy(out: Results = Path("runs/toy"), table: Table = False, workers: Workers = None) -> None:
     """Searches and fine-tuning in the plane, against the exact target: tables, and a figure for each reward."""
     from evosearch.bench import toy as recipe

@@ -125,7 +125,9 @@ class Combined:
 
 
 def weighted(weights: Mapping[Any, float]) -> Combined:
-    """The sum of rewards, each times its weight; ``reward={"shapes": 1, "jpeg": .01}`` is the same.
+    """The sum of rewards, each times its weight.
+
+    ``reward={"shapes": 1, "jpeg": .01}`` is the same.
 
     Args:
         weights: Of each reward, a name or a callable.
@@ -146,7 +148,7 @@ def weighted(weights: Mapping[Any, float]) -> Combined:
 
 
 def z_scored(*parts: Any, settle: int = _SETTLE) -> Combined:
-    """The mean of rewards in deviations from their mean, so that each counts the same whatever its range.
+    """The mean of rewards in deviations from their means, so that each counts the same whatever its range.
 
     A reward that does not vary among the first samples counts as it is, less their mean.
 
@@ -159,10 +161,11 @@ def z_scored(*parts: Any, settle: int = _SETTLE) -> Combined:
 
 
 def rank_average(*parts: Any, settle: int = _SETTLE) -> Combined:
-    """The mean of rewards' ranks, 0 to 1, so that neither range nor outliers weigh; it has no gradient.
+    """The mean of rewards' ranks, 0 to 1, so that neither ranges nor outliers weigh.
 
-    Ranks are those among the first samples of a search, by straight lines in between. Beyond the best and the worst of
-    them it goes on, by 1 for as much as lies between these two, so that there is always something better to find.
+    It has no gradient. Ranks are those among the first samples of a search, by straight lines in between. Beyond the
+    best and the worst of them it goes on, by 1 for as much as lies between these two, so that there is always something
+    better to find.
 
     Args:
         parts: Rewards: names, callables, combinations.
@@ -173,7 +176,9 @@ def rank_average(*parts: Any, settle: int = _SETTLE) -> Combined:
 
 
 def minimum(*parts: Any) -> Combined:
-    """The least of rewards: as good as a sample's weakest side. Ranges should be alike, see `z_scored` of each.
+    """The least of rewards: a sample is as good as its weakest side.
+
+    Their ranges should be alike; `z_scored` of each makes them so.
 
     Args:
         parts: Rewards: names, callables, combinations.
@@ -216,10 +221,10 @@ def constrained(maximise: Any, subject_to: Mapping[Any, float]) -> Combined:
 
 
 def pareto(*parts: Any) -> Combined:
-    """Rewards that stay apart: a search that can selects by which are beaten in none, see `evosearch.selection.order`.
+    """Rewards that stay apart, for a search that keeps a front of them.
 
-    ``reward=["shapes", "shapes_clip"]`` is the same. Where one number is needed, as for the best, the curve and
-    ``stop_at``, it is the first one's.
+    It selects by which are not beaten in all, see `evosearch.selection.order`. ``reward=["shapes", "shapes_clip"]`` is
+    the same. Where one number is needed, as for the best, the curve and ``stop_at``, it is the first one's.
 
     Args:
         parts: Rewards, at least two: names, callables, combinations.
