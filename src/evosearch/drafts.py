@@ -212,7 +212,7 @@ def drafted(
             yield replace(pool[0].p, reward=torch.tensor([pool[0].reward]))
     room += draft.left
     several = bool(roots) and isinstance(roots[0].reward, list)
-    if several or sampler.edits:  # a front has no one way to go; nor can a step be taken without such a pipeline
+    if several or sampler.edits:  # there is no one way to go, or no step without the pipeline
         room, steering = room + steering, 0
     for rung, finer in enumerate(rungs_of(sampler.steps, steps, rungs)[:-1]):
         part = room // (rungs - rung)

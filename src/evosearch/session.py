@@ -92,6 +92,8 @@ class Session:
             reward, prompt, self.meter, self.sampler, self.gallery, self._cache, getattr(sampler, "device", None)
         )
         knobs = self._with_prices(knobs)
+        if getattr(reward, "apart", False) and "steered" in takes(algorithm):
+            knobs = {"steered": 0, **knobs}  # a front has no one way to go
         self.knobs = knobs_of(algorithm, knobs, limits, sampler.steps, self.pace, price)
         self.waves = algorithm.waves(sampler.steps, **self.knobs) if hasattr(algorithm, "waves") else None
         self.total = limits.nfe if self.waves is None else nfe_of(self.waves)
