@@ -65,5 +65,5 @@ def test_a_head_of_another_model_is_refused(folder, score):
 
 
 def test_it_keeps_nothing_that_reads_prompts(score):
-    kept = {name.partition(".")[0] for name, _ in score._clip._model.named_parameters()}
+    kept = {name.partition(".")[0] for name, _ in score._clip.model.named_parameters()}
     assert kept == {"vision_model", "visual_projection", "logit_scale"}

@@ -85,7 +85,7 @@ def test_a_grey_picture_is_seen_in_colour(folder, score):
 def test_prompts_are_read_once_and_together(folder):
     score = ClipScore(folder)
     read = []
-    score._clip._model.text_model.register_forward_hook(lambda *_: read.append(1))
+    score._clip.model.text_model.register_forward_hook(lambda *_: read.append(1))
     samples, prompts = to_samples(*[picture(SIDE, SIDE)] * 8), [*PROMPTS] * 2
     for _ in range(3):
         score(samples, prompts)
