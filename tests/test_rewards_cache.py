@@ -354,7 +354,8 @@ def test_a_judges_second_run_is_free_and_the_same(tmp_path, monkeypatch):
             results[-1].settings["calls"] = len(server.bodies)
     first, second = results
     assert (first.cost.reward_calls, first.cost.hits, first.cost.usd) == (20, 0, 10)
-    assert first.settings["calls"] == 20 + len(first.kept)
+    judged = {scored.id for scored in first.kept} | {id for stage in first.stages for id in stage.ids}
+    assert first.settings["calls"] == 20 + len(judged)
     assert (second.cost.reward_calls, second.cost.hits, second.cost.usd) == (0, 20, 0)
     assert second.settings["calls"] == 0
     for a, b in zip(first.kept, second.kept, strict=True):

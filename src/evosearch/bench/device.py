@@ -16,6 +16,7 @@ from typing import Any
 import diffusers
 import torch
 
+from evosearch.checks import first_line
 from evosearch.pipeline import PipelineSampler
 from evosearch.run import search
 
@@ -320,7 +321,7 @@ def _row(
     except torch.OutOfMemoryError:
         return replace(row, failure=_FULL)
     except RuntimeError as error:  # no compiler, a kernel that does not take this shape, ...
-        return replace(row, failure=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}")
+        return replace(row, failure=f"{type(error).__name__}: {first_line(error)[:80]}")
     finally:
         _free(device)
 

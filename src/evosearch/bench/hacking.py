@@ -21,8 +21,6 @@ PROMPTS = (
     "two red circles and one blue square",
     "a red star left of a blue circle and two green squares",
     "a blue triangle above a purple triangle and a cyan square",
-    "two green circles and a cyan circle",
-    "three red stars and a cyan circle",
 )
 HELD_OUT = {"shapes_clip": "shapes", "shapes": "shapes_clip"}
 """What is held out, by what guides."""
