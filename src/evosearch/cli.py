@@ -118,7 +118,7 @@ def generate(
     ] = None,
     held_out: Annotated[list[str] | None, typer.Option(help="Reward that judges at the end, never steers.")] = None,
     score_cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Scores kept across runs.  [default: $EVOSEARCH_SCORE_CACHE]")
+        Path | None, typer.Option(metavar="DIR", help="Keep scores there, for later runs, too.")
     ] = None,
     stop_at: Annotated[float | None, typer.Option(help="End as soon as this reward is reached.")] = None,
     warm_start: Annotated[Path | None, typer.Option(help="Begin with the best noises of this run.")] = None,

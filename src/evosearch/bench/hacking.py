@@ -14,7 +14,7 @@ from evosearch.hacking import Stage, alarms
 
 STEPS, NOISES, ROUNDS = 4, 8, 40
 PUSHED: dict[str, Any] = {"n": NOISES, "rounds": ROUNDS, "learning_rate": 10.0, "clip": 1.0, "regularise": 0.0}
-"""Steps along the gradient ten times those that suit it, with no regard for how likely a noise is."""
+"""Steps along the gradient far beyond those that suit it, with no regard for how likely a noise is."""
 
 PROMPTS = (
     "three purple triangles and a cyan circle",
