@@ -19,7 +19,7 @@ from torch import Tensor
 from evosearch.noise import seed_of
 from evosearch.scoring import roll_out, score
 from evosearch.selection import order
-from evosearch.steering import looks, steered
+from evosearch.steering import affordable, steered
 from evosearch.types import Population, Reward, Sampler, concat
 
 
@@ -302,7 +302,7 @@ def _steered(
     birth: Birth, sampler: Sampler, reward: Reward, rng: torch.Generator, start: int, room: int
 ) -> Iterator[Population]:
     """One as a sample in all steps, steered from a level on by as many noises as there is room for."""
-    p, noises = _resumed([birth], rng), (room - sampler.steps + birth.p.i) // sum(looks(sampler.steps, start))
+    p, noises = _resumed([birth], rng), affordable(room, sampler.steps, birth.p.i, start)
     if noises < 2:
         return
     if p.i < start:

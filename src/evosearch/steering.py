@@ -67,6 +67,11 @@ def looks(steps: int, level: int, lookahead: int = 1) -> list[int]:
     return [min(lookahead, steps - i) for i in range(level + 1, steps)]
 
 
+def affordable(nfe: int, steps: int, level: int, start: int) -> int:
+    """How many noises a step so many NFE try for a particle at a level, which is steered from ``start`` on."""
+    return (nfe - (steps - level)) // sum(looks(steps, start))
+
+
 def _shares(reward: Tensor, kind: str, temperature: float) -> Tensor:
     """(N,), 0 where the reward is not finite, or where all are alike."""
     reward, valid = reward.double(), reward.isfinite()

@@ -138,10 +138,7 @@ def drafts(
     drafting: dict[str, Any] = {"rungs": rungs, "draft_cache": draft_cache, "draft_prices": draft_prices}
     drafting |= {"steered_from": steered_from}
     waves = _waves(sampler.steps, of=of, draft_steps=draft_steps, finals=finals, steered=steered, **drafting, **knobs)
-    explore, room, steering = (
-        partial(_inner(of, knobs), eta=eta, **knobs),
-        finals * sampler.steps,
-        steered * sampler.steps,
-    )
+    explore = partial(_inner(of, knobs), eta=eta, **knobs)
+    room, steering = finals * sampler.steps, steered * sampler.steps
     drafting |= {"explores": nfe_of(waves) - room - steering}
     yield from drafted(explore, sampler, reward, rng, steps=draft_steps, room=room, steering=steering, **drafting)

@@ -9,7 +9,7 @@ from typing import Any
 from evosearch.checks import above_zero, whole_number, whole_numbers
 from evosearch.declaration import Wave, nfe_of
 from evosearch.drafts import latest, levels_of
-from evosearch.steering import looks
+from evosearch.steering import affordable, looks
 
 Waves = Callable[..., list[Wave]]
 
@@ -150,12 +150,9 @@ def _steering(steps: int, budget: int, given: Mapping[str, Any]) -> int:
     if "steered" in given:
         return whole_number("steered", given["steered"], 0)
     steered = round(STEERED * budget / steps)
-    return steered if noises_of(steps, steered, round(LEVELS[0] * steps)) >= _FEWEST_NOISES else 0
-
-
-def noises_of(steps: int, steered: int, start: int) -> int:
-    """How many noises a step so many samples' worth try from a level on, where the winner is at its noise still."""
-    return (steered - 1) * steps // sum(looks(steps, start))
+    # The fewest: as if the winner were at its noise still.
+    fewest = affordable(steered * steps, steps, 0, round(LEVELS[0] * steps))
+    return steered if fewest >= _FEWEST_NOISES else 0
 
 
 def finishing(
@@ -195,9 +192,9 @@ def finishing(
             f"got {steered_from}"
         )
     start = levels_of(steps, draft_steps)[steered_from]
-    if not looks(steps, start) or noises_of(steps, steered, start) < 2:
+    if not looks(steps, start) or affordable(steered * steps, steps, 0, start) < 2:
         raise ValueError(f"steered must be enough to try 2 noises a step from level {start} of {steps}, got {steered}")
-    tried = (steered * steps - steps + start) // sum(looks(steps, start)) * len(looks(steps, start))
+    tried = affordable(steered * steps, steps, start, start) * len(looks(steps, start))
     return [*finished, Wave(steered, steps, scores=math.ceil((tried + 1) / steered))]
 
 
