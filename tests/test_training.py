@@ -111,7 +111,7 @@ def test_every_script_trains_and_writes_a_model_that_loads_with_its_card(scripts
     assert {done["steps"] for done in stages.values()} == {2}
     card = (out / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0") and "{" not in card.split("```")[2]
-    assert all(f"| {stage} | 2 | 0 | " in card for stage in stages)
+    assert all(f"| {stage} | 2 | {done['minutes']} | {done['hardware']} |" in card for stage, done in stages.items())
 
 
 @pytest.mark.parametrize(
