@@ -296,12 +296,9 @@ def test_prompts_of_saturation_are_the_hardest(model):
 def test_best_of_many_averages_over_disjoint_sets():
     rising = {"rewards": (np.arange(1000) / 1000).tolist()}  # the best of ten in a row is the tenth
     flat = {"rewards": [1.0] * 1000}
-    autoencoder = es.load("shapes-diffusion").vae
-    lines = saturation.table([row | {"prompt": "a red circle"} for row in (rising, flat)], autoencoder).splitlines()
-    tops = saturation.maximum("a red circle"), saturation.best_decoded("a red circle", autoencoder)
-    assert 0.9 < tops[0] < 0.99
-    own, decoded = (1 - np.mean([k / 1000 >= top for k in range(9, 1000, 10)]) for top in tops)
-    assert lines[2] == f"| 10 | 0.7520 | 60% | {own / 2:.0%} | {decoded / 2:.0%} |"
+    lines = saturation.table([row | {"own": 0.95, "decoded": 0.455} for row in (rising, flat)]).splitlines()
+    assert lines[0].startswith("| best of | mean reward | exact | below the world's own (0.9500) | below the best of ")
+    assert lines[2] == "| 10 | 0.7520 | 60% | 48% | 22% |"
     assert lines[4] == "| 1,000 | 0.9995 | 100% | 0% | 0% |"
 
 
@@ -341,7 +338,9 @@ def test_pools_of_saturation_resume(tmp_path, monkeypatch):
     todo = [saturation.Cell("a red circle"), saturation.Cell("a blue square")]
     assert list(saturation.run(todo, tmp_path, "shapes-diffusion")) == todo
     assert list(saturation.run(todo, tmp_path, "shapes-diffusion")) == []
-    assert [len(row["rewards"]) for row in read(tmp_path)] == [10, 10]
+    for row in read(tmp_path):
+        assert len(row["rewards"]) == 10
+        assert row["own"] > row["decoded"] > 0.5
 
 
 @pytest.mark.parametrize("algorithm", ["best_of_n", "svdd"])

@@ -104,7 +104,8 @@ def test_the_bill_is_what_is_spent(eta):
 
 
 def test_families_of_a_bundled_pipeline(tmp_path, monkeypatch):
-    for name, value in (("PROMPTS", 2), ("PARENTS", 3), ("BEST", 1), ("BROOD", 1)):
+    few = {"PROMPTS": 2, "PARENTS": 3, "BEST": 1, "BROOD": 1, "SHARES": (0.0, 0.6), "RATES": (0.15, 0.9)}
+    for name, value in few.items():
         monkeypatch.setattr(recipe, name, value)
     todo = recipe.all_cells("shapes-diffusion")[:2]
     assert list(recipe.run(todo, tmp_path, "shapes-diffusion")) == todo

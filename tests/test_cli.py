@@ -352,7 +352,8 @@ def test_the_picture_of_readme_is_of_pictures():
 
 def test_a_benchmark_that_is_done_runs_nothing_and_shows_its_table():
     facts = {"model": "shapes-diffusion", "dtype": "float32", "weights": fingerprint("shapes-diffusion")}
-    rows = [asdict(cell) | facts | {"rewards": [0.5] * 1000} for cell in saturation.all_cells("shapes-diffusion")]
+    found = {"rewards": [0.5] * 1000, "own": 0.9, "decoded": 0.8}
+    rows = [asdict(cell) | facts | found for cell in saturation.all_cells("shapes-diffusion")]
     Path("cells-0-of-1.jsonl").write_text("\n".join(map(json.dumps, rows[:-1])) + "\n")
     shown = evosearch("bench", "saturation", "--out", ".", "--table").stdout
     assert shown.splitlines()[2] == "| 10 | 0.5000 | 0% | 100% | 100% |"

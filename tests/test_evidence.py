@@ -29,7 +29,10 @@ def test_tables_of_the_comparison(folder):
 def test_tables_of_saturation(folder):
     rows = read(folder)
     assert len(rows) == saturation.PROMPTS
-    assert saturation.table(rows, models.load(rows[0]["model"]).vae) in PAGE
+    assert saturation.table(rows) in PAGE
+    prompt, autoencoder = rows[0]["prompt"], models.load(rows[0]["model"]).vae
+    assert rows[0]["own"] == pytest.approx(saturation.maximum(prompt))
+    assert rows[0]["decoded"] == pytest.approx(saturation.best_decoded(prompt, autoencoder), abs=1e-4)
 
 
 def test_every_interval_is_one_that_is_printed():

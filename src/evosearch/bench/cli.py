@@ -131,7 +131,6 @@ def saturation(
     dtype: Precision = "float32",
 ) -> None:
     """Is the world rich enough? Best of 10, 100 and 1,000 samples of the hardest prompts; resumes by cell."""
-    from evosearch import models
     from evosearch.bench import saturation as recipe
 
     hush()
@@ -140,8 +139,7 @@ def saturation(
         _say_bill(recipe, todo, out, model, "prompts")
         for cell in recipe.run(todo, out, model, part=share, dtype=dtype):
             typer.echo(cell.prompt)
-    rows = _results(out)
-    typer.echo(recipe.table(rows, models.load(rows[0]["model"]).vae))
+    typer.echo(recipe.table(_results(out)))
 
 
 @app.command()

@@ -75,7 +75,12 @@ def run(
     pipe = models.load(model, dtype=dtype)
     for cell in missing:
         result = search(pipe, cell.prompt, "shapes", "best_of_n", n=SAMPLES, steps=STEPS, progress=False)
-        cells.append(cell, rewards=[reward for wave in result.generations for reward in wave.rewards])
+        cells.append(
+            cell,
+            rewards=[reward for wave in result.generations for reward in wave.rewards],
+            own=maximum(cell.prompt),
+            decoded=best_decoded(cell.prompt, pipe.vae),
+        )
         yield cell
 
 
@@ -112,16 +117,11 @@ def round_trip(autoencoder: Any, samples: Tensor) -> Tensor:
     return decoded.transpose(1, 2) if samples.ndim == 5 else decoded
 
 
-def table(rows: Sequence[dict[str, Any]], autoencoder: Any) -> str:
-    """Markdown: the best of so many samples, averaged over disjoint sets of them and over prompts.
-
-    Args:
-        rows: A pool each.
-        autoencoder: The pipeline's.
-    """
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: the best of so many samples, averaged over disjoint sets of them and over prompts; of a row a pool."""
     tops = {
-        "the world's own": np.array([[maximum(row["prompt"])] for row in rows]),
-        f"the best of {TRUE}, decoded": np.array([[best_decoded(row["prompt"], autoencoder)] for row in rows]),
+        "the world's own": np.array([[row["own"]] for row in rows]),
+        f"the best of {TRUE}, decoded": np.array([[row["decoded"]] for row in rows]),
     }
     below = " | ".join(f"below {name} ({top.mean():.4f})" for name, top in tops.items())
     lines = [f"| best of | mean reward | exact | {below} |", "|---:|---:|---:|---:|---:|"]
