@@ -14,6 +14,7 @@ MODULES = {".".join(path.relative_to(SRC).with_suffix("").parts): path for path 
 EVERY_MODULE = pytest.mark.parametrize("name", MODULES)
 
 OPERATORS = {"noise", "path", "resampling", "selection", "mutation", "bands", "scoring", "steering"}
+KEPT = {"journal", "memory", "negatives"}
 ALLOWED = {
     "types": {"path"},  # for its annotations alone
     "checks": set(),
@@ -28,18 +29,30 @@ ALLOWED = {
     "steering": {"types", "scoring"},
     "drafts": {"types", "declaration", "noise", "scoring", "selection", "steering"},
     "genome": {"types", "noise", "mutation"},
-    "sampler": {"types", "path", "noise"},
+    "memory": set(),
+    "sampler": {"types", "path", "noise", "memory"},
     "seam": {"types", "path", "noise", "sampler"},
     "hooks": {"types", "path", "noise", "sampler", "seam"},
     "features": {"types", "path", "noise", "sampler", "seam", "hooks"},
     "refusals": set(),
     "pipeline": {"types", "path", "noise", "sampler", "seam", "hooks", "features", "refusals"},
     "budget": {"types", "checks", "declaration"},
-    "hacking": {"types"},
-    "result": {"types", "budget", "selection", "hacking"},
-    "metered": {"types", "budget", "result", "rewards", "selection", "hacking"},
+    "digests": set(),
+    "negatives": {"types", "digests"},
+    "journal": {"types"},
+    "ledger": {"types", "journal", "rows", "strict_json"},
+    "hacking": {"types", "negatives"},
+    "result": {"types", "budget", "selection", "hacking", "negatives"},
+    "metered": {"types", "budget", "digests", "journal", "negatives"},
+    "manifest": {"strict_json"},
+    "rows": set(),
+    "lock": set(),
+    "interrupts": set(),
+    "runs": {"types", "genome", "manifest", "rows"},
+    "metered_reward": {"types", "budget", "result", "rewards", "selection", "hacking", "metered", *KEPT},
+    "held_out": {"types", "budget", "rewards", "metered_reward", "journal", "negatives"},
     "searches": {"types", "checks", "declaration", *OPERATORS, "drafts", "searches"},
-    "rewards": {"types", "checks", "shapes", "rewards"},
+    "rewards": {"types", "checks", "shapes", "digests", "rewards"},
     "shapes": set(),
     "prompts": set(),
     "suites": {"store", "strict_json", "progress", "suites"},

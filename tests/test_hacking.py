@@ -15,6 +15,7 @@ import evosearch as es
 from evosearch.bench import hacking as bench
 from evosearch.bench.cells import read
 from evosearch.hacking import LEVEL, Stage, Watch, alarms, fell
+from evosearch.negatives import Negative
 from evosearch.types import Gene
 
 
@@ -118,9 +119,10 @@ def watched(rewards, families, level=5):
     p = replace(p, i=level, genomes=genomes, id=torch.arange(len(rewards)))
     samples = torch.arange(len(rewards)).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).to(torch.uint8)
     watch = Watch(5)
+    negatives = [Negative(p[[k]], samples[k]) for k in range(len(rewards))]
     for start in range(0, len(rewards), 3):
         part = slice(start, start + 3)
-        watch.offer(p[part], samples[part], torch.tensor(rewards[part]))
+        watch.offer(negatives[part], torch.tensor(rewards[part]))
     return watch.stages
 
 
@@ -129,18 +131,18 @@ def test_stages_are_the_best_of_each_family_after_8_32_and_all():
     found = watched(rewards, families=[k % 10 for k in range(50)])
     assert [count for count, _ in found] == [8, 32, 50]
     for count, best in found:
-        assert [seen.family for seen in best] == [seen.id % 10 for seen in best]
+        assert [seen.family for seen in best] == [seen.negative.id % 10 for seen in best]
         of_family = {}
         for k in range(count):
             of_family[k % 10] = max(of_family.get(k % 10, (-1.0, 0)), (rewards[k], k))
         expected = [k for _, k in sorted(of_family.values(), reverse=True)[:8]]
-        assert [seen.id for seen in best] == expected
-        assert [int(seen.sample.max()) for seen in best] == expected
+        assert [seen.negative.id for seen in best] == expected
+        assert [int(seen.negative.sample.max()) for seen in best] == expected
 
 
 def test_kin_count_once_and_failures_not_at_all():
     (_, kin), (_, all_kin) = watched([float(k) for k in range(20)], [7] * 20)
-    assert [seen.id for seen in kin] == [7] and [seen.id for seen in all_kin] == [19]
+    assert [seen.negative.id for seen in kin] == [7] and [seen.negative.id for seen in all_kin] == [19]
     assert watched([float("nan")] * 20, list(range(20))) == [(0, [])]
 
 

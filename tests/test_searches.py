@@ -727,7 +727,7 @@ def test_a_schedule_by_budget_spends_it(steps, times):
         return
     drafts, finals, steered = knobs["draft_steps"], knobs["finals"], knobs.get("steered", 0)
     assert drafts == max(4, round(steps / 4))
-    assert steered == (round(0.4 * times) if times >= 10 else 0)
+    assert steered == (round((0.4 if times < 50 else 0.6) * times) if times >= 10 else 0)
     assert finals == max(1, round((times - steered) / 5))
     assert [wave.particles for wave in waves[-2:] if wave.steps == steps] == (
         [finals, steered] if steered else [finals]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from evosearch.models import load
     from evosearch.pipeline import PipelineSampler
     from evosearch.result import Result, Scored
+    from evosearch.resuming import resume
     from evosearch.run import Estimate, estimate, search
     from evosearch.sampler import DenoiserSampler
     from evosearch.session import InvalidReward
@@ -29,6 +30,7 @@ __all__ = [
     "estimate",
     "load",
     "models",
+    "resume",
     "rewards",
     "search",
     "searches",
@@ -47,6 +49,7 @@ _HOMES = {
     "Scored": "result",
     "estimate": "run",
     "load": "models",
+    "resume": "resuming",
     "search": "run",
 }
 

@@ -140,6 +140,7 @@ class Cost:
         usd: Money.
         hits: Samples whose scores were known, and took no call.
         reward_seconds: Spent in scoring, with the model waiting or at work meanwhile.
+        held_out_calls: Samples that held-out rewards scored, each of them counted by itself; their money is in ``usd``.
     """
 
     nfe: int = 0
@@ -150,6 +151,7 @@ class Cost:
     usd: float = 0.0
     hits: int = 0
     reward_seconds: float = 0.0
+    held_out_calls: int = 0
 
     @property
     def scored(self) -> int:
@@ -160,27 +162,32 @@ class Cost:
 class Meter:
     """Counts what a search spends and stops it at its budget.
 
+    A search sees its clock go on with what it asks for, not in between: so a journal of what it was given and when is
+    enough to take it the same way again.
+
     Args:
         budget: The limits.
         usd_per_call: Price of scoring one sample.
         clock: Seconds, from any start.
+        priced: Whether scoring costs money, of which the price is not known beforehand.
     """
 
     def __init__(
-        self, budget: Budget, usd_per_call: float = 0.0, clock: Callable[[], float] = time.perf_counter
+        self,
+        budget: Budget,
+        usd_per_call: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+        priced: bool = False,
     ) -> None:
-        if budget.usd is not None and budget.usd_per_hour is None and not usd_per_call:
+        if budget.usd is not None and budget.usd_per_hour is None and not (usd_per_call or priced):
             raise ValueError("budget: usd needs usd_per_hour=, or a reward that has a price (usd_per_call)")
         self.budget, self.usd_per_call, self._clock = budget, usd_per_call, clock
-        self.nfe = self.decodes = self.reward_calls = self.hits = self.model_passes = 0
+        self.nfe = self.decodes = self.reward_calls = self.hits = self.model_passes = self.held_out_calls = 0
         self.reward_seconds = self.reward_usd = 0.0
+        self.seconds = 0.0
+        """Since the first pass of the model, when the clock was last read."""
         self._started: float | None = None
         self._lifted = False
-
-    @property
-    def seconds(self) -> float:
-        """Since the first pass of the model."""
-        return 0.0 if self._started is None else self._clock() - self._started
 
     @property
     def cost(self) -> Cost:
@@ -188,8 +195,9 @@ class Meter:
         seconds = self.seconds
         usd = seconds / 3600 * (self.budget.usd_per_hour or 0.0) + self.reward_usd
         return Cost(
-            self.nfe, self.model_passes, self.decodes, self.reward_calls, seconds, usd, self.hits, self.reward_seconds
-        )
+            self.nfe, self.model_passes, self.decodes, self.reward_calls, seconds, usd, self.hits, self.reward_seconds,
+            self.held_out_calls,
+        )  # fmt: skip
 
     def afford(self, *, nfe: int = 0, reward_calls: int = 0, usd: float = 0.0, in_time: bool = True) -> None:
         """Raise `BudgetExhausted` unless all of this may be spent; whatever the clock says, if not ``in_time``."""
@@ -201,8 +209,12 @@ class Meter:
                 raise BudgetExhausted(name)
         if in_time and self.budget.seconds is not None and self.seconds >= self.budget.seconds:
             raise BudgetExhausted("seconds")
-        if self.budget.usd is not None and self.cost.usd + usd > self.budget.usd:
+        if not self.pays(usd):
             raise BudgetExhausted("usd")
+
+    def pays(self, usd: float) -> bool:
+        """Whether the budget's money, if it has any, is enough for so much more."""
+        return self.budget.usd is None or self.cost.usd + usd <= self.budget.usd
 
     def lift(self) -> None:
         """Go on counting, and refuse nothing from here on."""
@@ -212,6 +224,15 @@ class Meter:
         """Start the clock, at the first pass of the model."""
         if self._started is None:
             self._started = self._clock()
+
+    def tick(self, seconds: float | None = None) -> float:
+        """Read the clock; or set it, to what it read when what was done now was done first."""
+        if seconds is not None:
+            self._started = self._clock() - seconds
+        elif self._started is not None:
+            seconds = self._clock() - self._started
+        self.seconds = seconds or 0.0
+        return self.seconds
 
 
 def describe(budget: Budget) -> str:

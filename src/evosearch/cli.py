@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from evosearch import runs_cli
 from evosearch.bench.cli import app as bench
 from evosearch.progress import hush, printable
 from evosearch.suites.cli import export, import_scores
@@ -110,6 +111,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="All noise and all choices follow from it.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Particles in one pass of the model.")] = 16,
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: runs/0001, 0002, ...]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out, if it is this.")] = False,
     knob: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="The algorithm's own: rate=.3, schedule=[0,5].")
     ] = None,
@@ -129,11 +131,7 @@ def generate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and start nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the paths of the best pictures alone.")] = False,
 ) -> None:
-    """Search for the best picture or video of each PROMPT.
-
-    Writes a run folder: media/, report.html, manifest.json, log.jsonl.
-    Several prompts: a folder for each. Ctrl-C keeps what was found.
-    """
+    """Search for the best picture or video of each PROMPT, into a run folder: report.html, media/ and more."""
     texts = _prompts(prompt or [], prompts)
     shared: dict[str, Any] = {
         "reward": _reward(reward, model),
@@ -168,11 +166,14 @@ def generate(
             score_cache=score_cache,
             progress=not quiet,
             load_kwargs=memory,
+            resume=resume,
             **shared,
         )
     except BaseException:
         if saved := [each for each in new if (each / "report.html").exists()]:
             typer.echo(f"what was found so far is in {', '.join(map(str, saved))}", err=True)
+        if any((each / "run.db").exists() for each in folders):
+            typer.echo(f"go on where it stopped by: evosearch resume {folder}", err=True)
         raise
     for text, each, result in zip(texts, folders, [results] if len(texts) == 1 else results, strict=True):
         best = each / json.loads((each / "manifest.json").read_text())["kept"][0]["file"]
@@ -195,8 +196,8 @@ def _show(text: str, result: Result, best: Path, folder: Path) -> None:
     typer.echo(f"cost          {cost.nfe:,} NFE, {cost.seconds:.1f} s")
     if plan := result.settings.get("plan"):
         typer.echo(f"plan          {plan}")
-    for alarm in result.alarms:
-        typer.echo(f"warning       {printable(str(alarm))}", err=True)
+    for told in (*result.alarms, *result.faults):
+        typer.echo(f"warning       {printable(str(told))}", err=True)
     if result.invalid:
         typer.echo(f"invalid       {result.invalid:,} of {cost.scored:,} rewards")
     if cost.hits:
@@ -320,6 +321,7 @@ def demo(
 app.add_typer(bench, name="bench")
 app.command(no_args_is_help=True)(export)
 app.command("import-scores", no_args_is_help=True)(import_scores)
+runs_cli.add_to(app)
 
 
 @app.command("list")

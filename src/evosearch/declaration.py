@@ -64,7 +64,7 @@ _F = TypeVar("_F", bound=Callable[..., Iterator[Population]])
 
 
 SPACES = ("noise", "trajectory", "guidance", "gradient")
-NEEDS = ("SDE", "gradient", "previews", "grid")
+NEEDS = ("SDE", "gradient", "previews", "grid", "samples")
 
 
 def search(
@@ -87,7 +87,8 @@ def search(
             ValueError if it is too small. A name stands for the one knob that grows with the budget, from 1.
         space: Where it searches: ``noise``, ``trajectory``, ``guidance`` or ``gradient``.
         least: The waves of its cheapest course, where what it finds decides how much it asks for.
-        needs: What else it must have: ``SDE``, ``gradient``, ``previews`` (it scores x0), ``grid``.
+        needs: What else it must have: ``SDE``, ``gradient``, ``previews`` (it scores x0), ``grid``, ``samples`` (it
+            looks at what it decodes, and does not only hand it to the reward).
         anytime: Whether being cut short costs no more than the micro-batch at hand.
         plan: ``plan(steps, given, **knobs)``, one sentence for the report: what these knobs come to, and why, where
             those in ``given`` are the user's.

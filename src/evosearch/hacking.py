@@ -7,17 +7,19 @@ Gao, Schulman, Hilton (2023), "Scaling Laws for Reward Model Overoptimization", 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from statistics import median
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from evosearch.types import Population
+from evosearch.negatives import Negative
 
 LEVEL = 0.05
 """Chance of an alarm where guidance and a held-out reward have nothing to do with each other, at the most."""
@@ -27,12 +29,19 @@ _FAMILIES = 8  # there are 12,870 ways to mix two eights, and 256 to swap eight 
 
 
 class Seen(NamedTuple):
-    """A sample of a stage: its family, who it is, its guidance reward, and its ([F,] 3, H, W) uint8 sample."""
+    """A sample of a stage.
+
+    Attributes:
+        family: Which noise it began with.
+        negative: The sample, or what it is decoded from.
+        reward: Its guidance reward.
+        parts: Where that is made of several, what each of them says, by name.
+    """
 
     family: int
-    id: int
+    negative: Negative
     reward: float
-    sample: Tensor
+    parts: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,8 @@ class Alarm:
     p: float
 
     def __str__(self) -> str:
-        was, now = (median(stage.held_out[self.reward]) for stage in (self.before, self.after))
-        low, high = (median(stage.guidance) for stage in (self.before, self.after))
+        was, now = (middle(stage.held_out[self.reward]) for stage in (self.before, self.after))
+        low, high = (middle(stage.guidance) for stage in (self.before, self.after))
         few, many = f"{self.before.samples:,}", f"{self.after.samples:,}"
         return (
             f"reward hacking is likely: held-out {self.reward} fell from {was:.3g} to {now:.3g} while the reward rose "
@@ -95,12 +104,24 @@ class Watch:
     def __init__(self, steps: int) -> None:
         self._kinds = {level: _Kind() for level in (steps, steps - 1)}  # drafts are scored on the last level but one
 
-    def offer(self, p: Population, samples: Tensor, rewards: Tensor) -> None:
-        """Show it scored samples: (N, [F,] 3, H, W) uint8 and (N,) rewards, NaN where invalid."""
-        if p.i in self._kinds:
-            for id, genome, reward, sample in zip(p.id.tolist(), p.genomes, rewards.tolist(), samples, strict=True):
-                if math.isfinite(reward):
-                    self._kinds[p.i].offer(Seen(genome[0].id if genome else id, id, reward, sample))
+    def offer(self, negatives: Sequence[Negative], rewards: Tensor, parts: Sequence[Mapping[str, float]] = ()) -> None:
+        """Show it scored samples.
+
+        Args:
+            negatives: N of them.
+            rewards: (N,), NaN where invalid.
+            parts: Of each, what its reward is made of.
+        """
+        for k, (negative, reward) in enumerate(zip(negatives, rewards.tolist(), strict=True)):
+            genome = negative.p.genomes[0]
+            if math.isfinite(reward) and negative.p.i in self._kinds:
+                family = genome[0].id if genome else negative.id
+                self._kinds[negative.p.i].offer(Seen(family, negative, reward, parts[k] if parts else {}))
+
+    def judge_anew(self, value: Callable[[Tensor], Tensor]) -> None:
+        """Take rewards to be others than they were when samples were shown: of parts (N, R), these (N,)."""
+        for kind in self._kinds.values():
+            kind.judge_anew(value)
 
     @property
     def stages(self) -> list[tuple[int, list[Seen]]]:
@@ -119,28 +140,44 @@ class _Kind:
     def offer(self, seen: Seen) -> None:
         self._count += 1
         if seen.family not in self._best or seen.reward > self._best[seen.family].reward:
-            self._best[seen.family] = seen._replace(sample=seen.sample.clone())  # not its whole micro-batch
+            self._best[seen.family] = seen
             if len(self._best) > _FAMILIES:
                 del self._best[min(self._best, key=lambda family: self._best[family].reward)]
         if self._count == self._due:
             self._past.append(self.stages[-1])
             self._due *= _TIMES
 
+    def judge_anew(self, value: Callable[[Tensor], Tensor]) -> None:
+        best = _judged_anew([*self._best.values()], value)
+        self._best = {seen.family: seen for seen in best}
+        self._past = [(count, _best_first(_judged_anew(some, value))) for count, some in self._past]
+
     @property
     def stages(self) -> list[tuple[int, list[Seen]]]:
-        now = (self._count, sorted(self._best.values(), key=lambda seen: -seen.reward))
+        now = (self._count, _best_first(self._best.values()))
         return [*(stage for stage in self._past if stage[0] < self._count), now]
 
 
+def _best_first(seen: Iterable[Seen]) -> list[Seen]:
+    return sorted(seen, key=lambda seen: -seen.reward)
+
+
+def _judged_anew(seen: Sequence[Seen], value: Callable[[Tensor], Tensor]) -> list[Seen]:
+    if not seen:
+        return []
+    parts = torch.tensor([[*each.parts.values()] for each in seen])
+    return [each._replace(reward=reward) for each, reward in zip(seen, value(parts).tolist(), strict=True)]
+
+
 def judged(stages: Sequence[tuple[int, list[Seen]]], held_out: Mapping[str, Mapping[int, float]]) -> list[Stage]:
-    """Stages with what held-out rewards say, of each by id."""
+    """Stages with what held-out rewards say, of each by id, NaN where they were not asked."""
     return [
         Stage(
             count,
             [seen.family for seen in best],
-            [seen.id for seen in best],
+            [seen.negative.id for seen in best],
             [seen.reward for seen in best],
-            {name: [values[seen.id] for seen in best] for name, values in held_out.items()},
+            {name: [values.get(seen.negative.id, math.nan) for seen in best] for name, values in held_out.items()},
         )
         for count, best in stages
     ]
@@ -185,6 +222,11 @@ def fell(before: Mapping[int, float], after: Mapping[int, float]) -> float:
     mixed = np.array([sum(some) for some in combinations(loose, len(new))])
     seen = pairs[1].sum() + loose[len(old) :].sum()
     return float((swapped[:, None] + mixed <= seen + 1e-9).mean())
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median of those that are finite; NaN where none is."""
+    return median([value for value in values if math.isfinite(value)] or [math.nan])
 
 
 def _by_family(stage: Stage, name: str) -> dict[int, float]:

@@ -248,6 +248,25 @@ class PipelineSampler(BaseSampler):
             samples = self._call("pt")[0]
         return _stacked(samples)
 
+    def _spare(self) -> bool:
+        vae: Any = getattr(self.pipe, "vae", None)
+        if getattr(vae, "use_tiling", True) or not hasattr(vae, "enable_tiling"):
+            return False
+        vae.enable_tiling()
+        return True
+
+    def decode_precisely(self, p: Population) -> Tensor:
+        """As `decode`, with the decoder in float32 for that long: half precision overflows in some."""
+        vae: Any = getattr(self.pipe, "vae", None)
+        if vae is None or vae.dtype == torch.float32:
+            return self.decode(p)
+        before = vae.dtype
+        vae.to(torch.float32)
+        try:
+            return self.decode(p)
+        finally:
+            vae.to(before)
+
     def _opened(self) -> AbstractContextManager[None]:
         return frozen(self.pipe)
 

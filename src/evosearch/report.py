@@ -8,13 +8,13 @@ from html import escape
 from io import BytesIO
 from itertools import groupby, takewhile
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from PIL import Image
 
 from evosearch import curve, scatter
 from evosearch.curve import number
+from evosearch.hacking import middle
 from evosearch.media import contact_sheet, frame_rate, model_name, picture
 from evosearch.result import Generation, Result, Scored, thumbnail
 from evosearch.types import Sample
@@ -45,7 +45,7 @@ def render(result: Result) -> str:
         _numbers(result),
         f'<p class="lead">{text(settings["plan"])}</p>' if settings.get("plan") else "",
         _invalid(result),
-        *(f'<p class="note">Warning: {text(str(alarm))}.</p>' for alarm in result.alarms),
+        *(f'<p class="note">Warning: {text(str(told))}.</p>' for told in (*result.alarms, *result.faults)),
         _front(result),
         "<h2>Reward against cost</h2>",
         curve.svg([(nfe, reward) for nfe, _, reward in result.curve], result.cost.nfe, result.plain.reward),
@@ -208,8 +208,8 @@ def _stages(result: Result) -> str:
     names = list(result.stages[-1].held_out)
     head = "".join(f"<th>{text(name)}</th>" for name in ("best of so many samples", "reward", *names))
     rows = [
-        f"<tr><td>{stage.samples:,}</td><td>{number(median(stage.guidance))}</td>"
-        + "".join(f"<td>{number(median(stage.held_out[name]))}</td>" for name in names)
+        f"<tr><td>{stage.samples:,}</td><td>{number(middle(stage.guidance))}</td>"
+        + "".join(f"<td>{number(middle(stage.held_out[name]))}</td>" for name in names)
         + "</tr>"
         for stage in result.stages
     ]

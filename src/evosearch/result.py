@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evosearch.budget import Cost
 from evosearch.hacking import Alarm, Stage
+from evosearch.negatives import Negative
 from evosearch.selection import fronts, leading, order
 from evosearch.types import Genome, Population, Sample, pictures
 
@@ -100,6 +101,7 @@ class Result:
             as good in all and better in one. The best is its first, and it goes down in the first reward.
         stages: With held-out rewards, what they say of the best samples as the search went on, the end last.
         alarms: Held-out rewards that fell meanwhile, which speaks for reward hacking; ``str`` of one is a sentence.
+        faults: Why held-out rewards have nothing to say of some, a sentence each.
     """
 
     kept: list[Scored]
@@ -115,6 +117,7 @@ class Result:
     front: list[Scored] = field(default_factory=list[Scored])
     stages: list[Stage] = field(default_factory=list[Stage], repr=False)
     alarms: list[Alarm] = field(default_factory=list[Alarm])
+    faults: list[str] = field(default_factory=list[str])
 
     @property
     def best(self) -> Scored:
@@ -126,53 +129,78 @@ class Result:
         return self.kept[:k]
 
 
-class _Entry(NamedTuple):
-    scored: Scored
-    sample: Tensor
-    rank: Tensor  # what it is ranked by: its reward, (), or several, (R,)
+class Finished(NamedTuple):
+    """A finished particle as the gallery keeps it.
+
+    Attributes:
+        negative: Its sample, or what that is decoded from.
+        reward: Its guidance reward; of several, the first.
+        rank: What it is ranked by: its reward, (), or several, (R,).
+        nfe: NFE spent when it was found.
+        seconds: Seconds by then.
+        parts: Where its reward is made of several, what each of them says, by name.
+    """
+
+    negative: Negative
+    reward: float
+    rank: Tensor
+    nfe: int
     seconds: float
+    parts: dict[str, float]
+
+    @property
+    def scored(self) -> Scored:
+        """What a result has of it; its negative must be developed."""
+        negative = self.negative
+        sample, genome = pictures(negative.sample), negative.p.genomes[0]
+        return Scored(sample, self.reward, negative.id, genome, self.nfe, parts=self.parts)
 
 
 class Gallery:
-    """Keeps the best finished samples as they come, and a thumbnail of each where wanted.
+    """Keeps the best finished samples as they come, and thumbnails of all.
 
     Of several rewards unweighted it keeps the whole front, up to four times its size, then those farthest apart.
 
     Args:
         size: How many to keep.
-        thumbnails: Side of the thumbnails in pixels; none at 0.
     """
 
-    def __init__(self, size: int = 16, thumbnails: int = 0) -> None:
-        self.size, self.side = size, thumbnails
+    def __init__(self, size: int = 16) -> None:
+        self.size = size
         self.thumbnails: dict[int, bytes] = {}
         self.glimpses: dict[int, Glimpse] = {}
-        self.first: Scored | None = None
+        self.first: Finished | None = None
         self.curve: list[tuple[int, float, float]] = []
-        self._kept: list[_Entry] = []
-        self._front = 0
+        self.kept: list[Finished] = []
+        self.front = 0
+        """How many of those kept, from the best on, no other beats; 0 where there is one reward."""
 
     def offer(
-        self, p: Population, samples: Tensor, rewards: Tensor, cost: Cost, parts: Sequence[dict[str, float]] = ()
+        self,
+        negatives: Sequence[Negative],
+        rewards: Tensor,
+        cost: Cost,
+        parts: Sequence[dict[str, float]] = (),
+        thumbnails: Sequence[bytes] = (),
     ) -> None:
         """Show it scored samples.
 
         Args:
-            p: The particles.
-            samples: (N, [F,] 3, H, W) uint8.
+            negatives: N of them.
             rewards: (N,), or (N, R) of several; NaN where invalid.
             cost: Spent by now.
             parts: Of each, what its reward is made of.
+            thumbnails: Of each, where wanted.
         """
+        known = {entry.negative.id for entry in self.kept}
         for k, reward in enumerate(leading(rewards).tolist()):
-            id = int(p.id[k])
-            scored = Scored(pictures(samples[k]), reward, id, p.genomes[k], cost.nfe, parts=parts[k] if parts else {})
-            self.first = self.first or scored
-            if self.side:
-                self.thumbnails[id] = thumbnail(scored.sample, self.side)
-            known = any(entry.scored.id == id for entry in self._kept)
-            if reward == reward and not known:
-                self._kept.append(_Entry(scored, samples[k], rewards[k], cost.seconds))
+            said = parts[k] if parts else {}
+            entry = Finished(negatives[k], reward, rewards[k], cost.nfe, cost.seconds, said)
+            self.first = self.first or entry
+            if reward == reward and entry.negative.id not in known:
+                self.kept.append(entry)
+                known.add(entry.negative.id)
+        self.thumbnails |= {negative.id: small for negative, small in zip(negatives, thumbnails, strict=False)}
         self._rank()
         best = self.best
         if best is not None and (not self.curve or best.reward > self.curve[-1][2]):
@@ -181,62 +209,51 @@ class Gallery:
     def judge_anew(self, value: Callable[[Tensor], Tensor]) -> None:
         """Take rewards to be others than they were when samples were shown: of parts (N, R), these, (N,) or (N, R)."""
         if self.first is not None:
-            parts = torch.tensor([[*scored.parts.values()] for scored in (self.first, *(e.scored for e in self._kept))])
-            ranks = value(parts)
-            first, *rewards = leading(ranks).tolist()
-            self.first = replace(self.first, reward=first)
-            self._kept = [
-                entry._replace(scored=replace(entry.scored, reward=reward), rank=rank)
-                for entry, reward, rank in zip(self._kept, rewards, ranks[1:], strict=True)
-            ]
+            first, *kept = _judged_anew([self.first, *self.kept], value)
+            self.first, self.kept = first, kept
             self._rank()
-            self.curve = _curve(self._kept)
+            self.curve = _curve(self.kept)
 
     def _rank(self) -> None:
         """Sort what there is, best first, and keep as many as there is room for."""
-        if not self._kept:
+        if not self.kept:
             return
-        rewards = torch.stack([entry.rank for entry in self._kept])
+        rewards = torch.stack([entry.rank for entry in self.kept])
         rows = order(rewards)
         if rewards.ndim == 2:
             front = fronts(rewards)
-            self._front = min(int((front == 0).sum()), _FRONT * self.size)
-            rows = rows[: max(self.size, self._front)]  # of a front that is too large, those farthest apart
+            self.front = min(int((front == 0).sum()), _FRONT * self.size)
+            rows = rows[: max(self.size, self.front)]  # of a front that is too large, those farthest apart
             rows = rows[torch.argsort(rewards[rows, 0], descending=True, stable=True)]
             rows = rows[torch.argsort(front[rows], stable=True)]
-        self._kept = [self._kept[row] for row in rows[: max(self.size, self._front)].tolist()]
+        self.kept = [self.kept[row] for row in rows[: max(self.size, self.front)].tolist()]
 
-    def glimpse(self, p: Population, samples: Tensor, rewards: Tensor) -> None:
-        """Show it drafts or previews, which are never the best: as for `offer`."""
-        if not self.side:
-            return
-        for k, reward in enumerate(rewards.tolist()):
+    def glimpse(self, p: Population, rewards: Tensor, thumbnails: Sequence[bytes]) -> None:
+        """Show it drafts or previews (N,), which are never the best, with their rewards and thumbnails, if wanted."""
+        for k, small in enumerate(thumbnails):
             level = p.genomes[k][-1].level if p.genomes[k] else 0
-            seen = thumbnail(pictures(samples[k]), self.side)
-            self.glimpses[int(p.id[k])] = Glimpse(int(p.parent[k]), level, reward, seen)
+            self.glimpses[int(p.id[k])] = Glimpse(int(p.parent[k]), level, float(rewards[k]), small)
 
     @property
-    def best(self) -> Scored | None:
+    def best(self) -> Finished | None:
         """The best so far; None before any reward was valid."""
-        return self._kept[0].scored if self._kept else None
-
-    @property
-    def kept(self) -> list[tuple[Scored, Tensor]]:
-        """The best, best first, each with its ([F,] 3, H, W) uint8 sample."""
-        return [(entry.scored, entry.sample) for entry in self._kept]
-
-    @property
-    def front(self) -> int:
-        """How many of those, from the best on, no other beats; 0 where there is one reward."""
-        return self._front
+        return self.kept[0] if self.kept else None
 
 
-def _curve(entries: Sequence[_Entry]) -> list[tuple[int, float, float]]:
+def _judged_anew(entries: Sequence[Finished], value: Callable[[Tensor], Tensor]) -> list[Finished]:
+    ranks = value(torch.tensor([[*entry.parts.values()] for entry in entries]))
+    return [
+        entry._replace(reward=reward, rank=rank)
+        for entry, reward, rank in zip(entries, leading(ranks).tolist(), ranks, strict=True)
+    ]
+
+
+def _curve(entries: Sequence[Finished]) -> list[tuple[int, float, float]]:
     points, best = list[tuple[int, float, float]](), -math.inf
-    for entry in sorted(entries, key=lambda entry: (entry.scored.nfe, -entry.scored.reward)):
-        if entry.scored.reward > best:
-            best = entry.scored.reward
-            points.append((entry.scored.nfe, entry.seconds, best))
+    for entry in sorted(entries, key=lambda entry: (entry.nfe, -entry.reward)):
+        if entry.reward > best:
+            best = entry.reward
+            points.append((entry.nfe, entry.seconds, best))
     return points
 
 

@@ -8,16 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evosearch import models, rewards
 from evosearch.budget import Budget
 from evosearch.checks import differentiable, is_number, whole_number
 from evosearch.declaration import Search
+from evosearch.manifest import check_same, holds_run, read_manifest
 from evosearch.prompts import Prompt
 from evosearch.refusals import check_class, one_at_a_time
 from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
-from evosearch.result import THUMBNAIL, Result
+from evosearch.result import Result
+from evosearch.resuming import spelled, write_plan
 from evosearch.rewards import TensorReward
 from evosearch.rewards.cache import ScoreCache
 from evosearch.rewards.combined import Combined
@@ -47,6 +49,8 @@ def search(
     load_kwargs: Mapping[str, Any] | None = None,
     stop_at: float | None = None,
     warm_start: str | Path | None = None,
+    resume: bool = False,
+    strict: bool = False,
     **knobs: Any,
 ) -> Any:
     """Search for the best sample of a prompt.
@@ -65,7 +69,7 @@ def search(
         seed: All noise and all choices follow from it.
         batch_size: Particles in one pass of the model, at most: fewer where small generations would waste the rest,
             one where the pipeline decodes one at a time.
-        run_dir: New folder for the manifest, the media and the report; nothing is written without.
+        run_dir: New folder for the manifest, the journal, the media and the report; nothing is written without.
         progress: Show a progress bar.
         held_out: Reward or list of rewards that judge what is kept and never steer.
         score_cache: Folder of scores that later runs need not ask for again, such as a judge's, which cost money; what
@@ -76,13 +80,16 @@ def search(
         stop_at: End as soon as this reward is reached.
         warm_start: An earlier run's folder; its best noises begin the first population. The plain sample to compare
             with is drawn beside the budget then.
+        resume: Where ``run_dir`` holds this run, begun by the same arguments, go on where it stopped: what model and
+            reward gave is not asked for again, and what comes out is the same to the bit.
+        strict: Never go on in smaller micro-batches where memory does not suffice: particles' bits go by their shape.
         **knobs: The algorithm's own. Those not given are fitted to the budget.
 
     Returns:
         A `Result`, or a list of them where ``prompt`` is a list.
 
     Raises:
-        ValueError: An argument is wrong; nothing has been written then.
+        ValueError: An argument is wrong, or ``run_dir`` holds another run; nothing has been written then.
         InvalidReward: No particle got a finite reward, or more have none than the reward allows (``allow_missing``).
 
     >>> import evosearch as es
@@ -92,15 +99,24 @@ def search(
     """
     prompts = _prompts(prompt)
     asked = _asked(prompts, reward, algorithm, eta, held_out, stop_at, warm_start)
-    folders = _folders(run_dir, len(prompts), one=isinstance(prompt, str))
+    folders = _folders(run_dir, len(prompts), one=isinstance(prompt, str), resume=resume)
     cache = ScoreCache(score_cache or os.environ.get(_SCORE_CACHE) or None)
+    arguments = spelled(
+        pipe=pipe, reward=reward, algorithm=algorithm, budget=budget, steps=steps, eta=eta, seed=seed,
+        batch_size=batch_size, held_out=held_out, score_cache=score_cache, pipeline_kwargs=pipeline_kwargs,
+        load_kwargs=load_kwargs, stop_at=stop_at, warm_start=warm_start, **knobs,
+    )  # fmt: skip
     results: list[Result] = []
     with closing(cache):
         pipe = _loaded(pipe, load_kwargs, prompts, asked)
+        if run_dir is not None and not isinstance(prompt, str):
+            write_plan(Path(run_dir), prompts, arguments, resume)
         for text, path in zip(prompts, folders, strict=True):
+            told: dict[str, Any] = {"arguments": {"prompt": str(text), **arguments}}
             session = _session(
                 pipe, str(text), asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
-                pipeline_kwargs=pipeline_kwargs, cache=cache, thumbnail=THUMBNAIL if path is not None else 0,
+                pipeline_kwargs=pipeline_kwargs, cache=cache, thumbnails=path is not None,
+                fitted=_fitted_before(path, told["arguments"]) if resume and path is not None else None, strict=strict,
             )  # fmt: skip
             session.settings |= {
                 "reward": rewards.name_of(reward),
@@ -110,7 +126,9 @@ def search(
             }
             if isinstance(text, Prompt):
                 session.settings["prompt_set"] = text.origin
-            folder = None if path is None else RunFolder(path, session.settings)
+            folder = None
+            if path is not None:
+                folder = RunFolder(path, session.settings, told | {"fitted": session.fitted}, resume=resume)
             results.append(session.run(asked.judges, folder, stop_at=stop_at, progress=progress))
     return results[0] if isinstance(prompt, str) else results
 
@@ -242,13 +260,24 @@ def _prompts(prompt: Any) -> list[str]:
     return prompts
 
 
-def _folders(run_dir: str | Path | None, prompts: int, one: bool) -> list[Path | None]:
-    """A folder for each prompt, none of them taken."""
+def _fitted_before(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the run in a folder was fitted to its budget, if there is one; ValueError where it is another run."""
+    if not holds_run(path):
+        return None
+    manifest = read_manifest(path)
+    if "arguments" in manifest:
+        check_same(path, manifest["arguments"], arguments)
+    return manifest.get("fitted")
+
+
+def _folders(run_dir: str | Path | None, prompts: int, one: bool, resume: bool = False) -> list[Path | None]:
+    """A folder for each prompt, none of them taken, unless by the run that is to go on."""
     if run_dir is None:
         return [None] * prompts
     folders = [Path(run_dir)] if one else [Path(run_dir) / f"{k:04d}" for k in range(prompts)]
     for folder in folders:
-        check_free(folder)
+        if not (resume and holds_run(folder)):
+            check_free(folder)
     return list(folders)
 
 
@@ -265,7 +294,9 @@ def _session(
     batch_size: int,
     pipeline_kwargs: Mapping[str, Any] | None,
     cache: ScoreCache | None = None,
-    thumbnail: int = 0,
+    thumbnails: bool = False,
+    fitted: Mapping[str, Any] | None = None,
+    strict: bool = False,
 ) -> Session:
     """The search of one prompt, in micro-batches of the size that suits it."""
     most = whole_number("batch_size", batch_size, 1)
@@ -273,9 +304,11 @@ def _session(
     sampler = sampler_of(
         pipe, prompt, steps=steps, eta=eta, seed=seed, batch_size=size, pipeline_kwargs=pipeline_kwargs
     )
+    if strict:
+        cast(Any, sampler).strict = True
     return Session(
         sampler, asked.algorithm, asked.guidance, prompt, budget, _with_eta(asked.algorithm, knobs, eta), seed=seed,
-        genomes=asked.genomes, cache=cache, thumbnail=thumbnail,
+        genomes=asked.genomes, cache=cache, thumbnails=thumbnails, fitted=fitted,
     )  # fmt: skip
 
 

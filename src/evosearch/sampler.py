@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from evosearch.memory import OutOfMemory, half, within
 from evosearch.noise import normal, seed_of
 from evosearch.path import NoisePath
 from evosearch.types import Gene, Population, concat
@@ -78,6 +79,8 @@ class BaseSampler(ABC):
     edits = False
     computed = 0
     """NFE computed so far, by every call together."""
+    strict = False
+    """Whether micro-batches keep their shape, by which a particle's bits go, though memory does not suffice."""
 
     def __init__(
         self, path: NoisePath, shape: Sequence[int], *, eta: float, seed: int, batch_size: int, device: torch.device
@@ -224,9 +227,13 @@ class BaseSampler(ABC):
         x = p.x if p.i == self.steps else p.x0
         if x is None:
             raise ValueError(f"p must be finished or have x0 to be decoded, got level {p.i} without; call predict(p)")
+
+        def samples() -> Tensor:
+            parts = x.split(self.batch_size)
+            return torch.cat([self._decode(_padded(part, self.batch_size))[: len(part)] for part in parts])
+
         with torch.set_grad_enabled(self._graph):
-            samples = [self._decode(_padded(part, self.batch_size))[: len(part)] for part in x.split(self.batch_size)]
-        return torch.cat(samples)
+            return within(samples, self._shrink)
 
     @contextmanager
     def grad(self) -> Generator[None]:
@@ -263,6 +270,11 @@ class BaseSampler(ABC):
     def _run(
         self, p: Population, levels: Sequence[int], keep: Sequence[int], eta: float
     ) -> tuple[Population, dict[int, Population]]:
+        return within(lambda: self._run_whole(p, levels, keep, eta), self._shrink)
+
+    def _run_whole(
+        self, p: Population, levels: Sequence[int], keep: Sequence[int], eta: float
+    ) -> tuple[Population, dict[int, Population]]:
         ends: list[Population] = []
         stages: list[dict[int, Population]] = []
         for batch in p.split(self.batch_size):
@@ -274,6 +286,22 @@ class BaseSampler(ABC):
             ends.append(trajectory.result()[: len(batch)])
             stages.append({level: q[: len(batch)] for level, q in trajectory.kept.items()})
         return concat(*ends), {level: concat(*(stage[level] for stage in stages)) for level in stages[0]}
+
+    def _shrink(self) -> bool:
+        """Take fewer particles at a time, or else less memory for one; whether that could be done."""
+        if self.strict:
+            raise OutOfMemory(
+                f"memory does not suffice for micro-batches of {self.batch_size}, and strict keeps their shape; give a "
+                "smaller batch_size"
+            )
+        if self.batch_size == 1:
+            return self._spare()
+        self.batch_size = half(self.batch_size)
+        return True
+
+    def _spare(self) -> bool:
+        """Have the model take less memory, where it can."""
+        return False
 
     def _check_level(self, p: Population, until: int) -> None:
         if not p.i < until <= self.steps:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
-import diffusers
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from evosearch import hacking, models
+from evosearch import hacking
 from evosearch.budget import Budget, BudgetExhausted, Meter, Pace, describe
 from evosearch.declaration import Search, nfe_of, rewards_of, takes
 from evosearch.drafts import levels_of
-from evosearch.features import plain
 from evosearch.genome import replay
 from evosearch.hacking import Stage, Watch
-from evosearch.media import frame_rate
-from evosearch.metered import MeteredReward, MeteredSampler, judged
+from evosearch.held_out import HeldOut
+from evosearch.interrupts import Stop, stopping
+from evosearch.metered import MeteredSampler
+from evosearch.metered_reward import MeteredReward, is_priced, judged
+from evosearch.negatives import Negative, develop, eight_bit
 from evosearch.noise import seed_of
 from evosearch.progress import Bar
 from evosearch.resolve import budget_of, defaults_of, knobs_of
@@ -33,6 +32,7 @@ from evosearch.sampler import BaseSampler
 from evosearch.scoring import score
 from evosearch.searches.schedules import drafts_and_finals
 from evosearch.selection import leading, top
+from evosearch.settings import rate_of, settings_of
 from evosearch.store import RunFolder
 from evosearch.types import Genome, Population, Sampler, concat, pictures
 
@@ -41,7 +41,13 @@ _TELLING = 200  # samples at the least, before the share of missing rewards ends
 
 
 class InvalidReward(ValueError):
-    """The reward gave nothing finite for any particle, or for fewer than it promises (``allow_missing``)."""
+    """The reward gave nothing finite for any particle, or for fewer than it promises (``allow_missing``).
+
+    Attributes:
+        result: What was found all the same; None where nothing was.
+    """
+
+    result: Result | None = None
 
 
 class Session:
@@ -57,7 +63,12 @@ class Session:
         seed: Run seed.
         genomes: Particles of an earlier run whose initial noises come first.
         cache: Scores that are known.
-        thumbnail: Side of the thumbnails to keep, in pixels; none at 0.
+        thumbnails: Whether to keep small pictures of all that is scored.
+        fitted: What `fitted` was when this run began, where it goes on; measured and reckoned by default.
+
+    Attributes:
+        fitted: What follows from the budget, and on some from how fast it went here: ``knobs``, and which were
+            ``given``.
     """
 
     def __init__(
@@ -72,33 +83,36 @@ class Session:
         seed: int,
         genomes: Sequence[Genome] = (),
         cache: ScoreCache | None = None,
-        thumbnail: int = 0,
+        thumbnails: bool = False,
+        fitted: Mapping[str, Any] | None = None,
     ) -> None:
         self.own, self.algorithm, self.prompt, self.seed = sampler, algorithm, prompt, seed
         self.generations: list[Generation] = []
+        self.plain: Scored | None = None
         self._known = set[int]()  # a search may yield at the end again what it has found
         self._shown: Population | None = None  # the last one on its way
         self._bar: Bar | None = None
+        self._stop = Stop()
         limits = budget_of(budget, algorithm, knobs, sampler.steps)
         price = float(getattr(reward, "usd_per_call", 0.0))
-        self._rate = _frame_rate(sampler)
+        self._rate = rate_of(sampler)
         self._reward_of = reward = at_frame_rate(fresh(reward), self._rate)
-        self.meter, self.gallery = Meter(limits, price), Gallery(thumbnails=thumbnail)
+        self.meter, self.gallery = Meter(limits, price, priced=is_priced(reward)), Gallery()
         # Relatives may share their initial noise.
         noises = {int(p.id): p for p in (replay(genome, sampler, until=0) for genome in genomes)}
         self.sampler = MeteredSampler(sampler, self.meter, concat(*noises.values()) if noises else None, self._tick)
         self._cache = ScoreCache() if cache is None else cache
         self.reward = MeteredReward(
-            reward, prompt, self.meter, self.sampler, self.gallery, self._cache, getattr(sampler, "device", None)
-        )
-        knobs = self._with_prices(knobs)
-        if getattr(reward, "apart", False) and "steered" in takes(algorithm):
-            knobs = {"steered": 0, **knobs}  # a front has no one way to go
-        self.knobs = knobs_of(algorithm, knobs, limits, sampler.steps, self.pace, price)
+            reward, prompt, self.meter, self.sampler, self.gallery, self._cache, getattr(sampler, "device", None),
+            thumbnails,
+        )  # fmt: skip
+        if fitted is None:
+            fitted = self._fitted(knobs, limits, price)
+        self.fitted, self.knobs = fitted, {**knobs, **fitted["knobs"]}
         self.waves = algorithm.waves(sampler.steps, **self.knobs) if hasattr(algorithm, "waves") else None
         self.total = limits.nfe if self.waves is None else nfe_of(self.waves)
         self.eta = (defaults_of(algorithm) | self.knobs).get("eta")
-        self.settings = _settings(self, budget, knobs)
+        self.settings = settings_of(self, budget, fitted["given"])
 
     def pace(self) -> Pace:
         """How fast it goes here, measured on particles of its own; no budget is charged."""
@@ -112,6 +126,13 @@ class Session:
         samples = self.own.decode(predicted)
         judged(self._reward_of, samples, [self.prompt] * size, learn=False)
         return Pace(size, denoised - start, time.perf_counter() - denoised, samples[0].nbytes)
+
+    def _fitted(self, given: Mapping[str, Any], limits: Budget, price: float) -> dict[str, Any]:
+        knobs = self._with_prices(given)
+        if getattr(self._reward_of, "apart", False) and "steered" in takes(self.algorithm):
+            knobs = {"steered": 0, **knobs}  # a front has no one way to go
+        found = knobs_of(self.algorithm, knobs, limits, self.own.steps, self.pace, price)
+        return {"knobs": {name: value for name, value in found.items() if name not in given}, "given": list(knobs)}
 
     def _with_prices(self, knobs: Mapping[str, Any]) -> Mapping[str, Any]:
         """With what a step of a cached draft computes here, measured where drafts have a cache; not charged either."""
@@ -132,7 +153,7 @@ class Session:
         stop_at: float | None = None,
         progress: bool = False,
     ) -> Result:
-        """Search, and write the run folder.
+        """Search, and write the run folder; a folder that holds a part of this run goes on from there.
 
         Args:
             judges: Held-out rewards by name; they see what is kept and what was the best on the way, at the end.
@@ -143,28 +164,36 @@ class Session:
         Raises:
             InvalidReward: No particle got a finite reward, or more have none than the reward allows.
         """
-        status, verdicts, stock = "failed", dict[str, dict[int, float]](), None
+        status, stock, failure = "failed", None, None
         self.reward.watch = Watch(self.own.steps) if judges else None
-        judges = {name: fresh(judge) for name, judge in judges.items()}
+        own = {name: at_frame_rate(fresh(judge), self._rate) for name, judge in judges.items()}
+        self.held_out = HeldOut(own, self.prompt, self.meter, self._cache, self.own.batch_size)
+        if folder is not None:
+            self.sampler.journal = self.held_out.journal = folder.journal
+        # What says nothing of itself may look at samples.
+        self.sampler.shows = "samples" in getattr(self.algorithm, "needs", ("samples",))
         try:
             with self._cache.used():
                 self._search(folder, stop_at, progress)
+                self._develop()
                 self._draw_plain()
-                verdicts = self._judged(judges)
+                self.held_out.judge(self._judgeable())
                 stock = self._stock(folder) if folder is not None else None
             status = "done"
         except KeyboardInterrupt:
             status = "interrupted"
             raise
-        except InvalidReward:
-            status = "invalid"
+        except InvalidReward as error:
+            status, failure = "invalid", error
             raise
         except (ValueError, TypeError):
             status = "failed" if self.gallery.best else "refused"
             raise
         finally:
+            result = self._found(stock) if self.gallery.best else None
             self.close()
-            result = self._result(verdicts, stock) if self.gallery.best else None
+            if failure is not None:
+                failure.result = result
             if folder is not None:
                 if status == "refused":
                     folder.discard()
@@ -180,9 +209,10 @@ class Session:
     def _search(self, folder: RunFolder | None, stop_at: float | None, progress: bool) -> None:
         rng = torch.Generator().manual_seed(self.seed)
         bar = Bar(self.prompt, self.total, progress)
-        with bar as self._bar, suppress(BudgetExhausted), self.reward.working():
+        with stopping() as self._stop, bar as self._bar, suppress(BudgetExhausted), self.reward.working():
             for p in self.algorithm(self.sampler, self.reward, rng, **self.knobs):
                 self._record(p, folder)
+                self._attempt()
                 best = self.gallery.best
                 if self.reward.invalid == self.meter.cost.scored >= _HOPELESS:
                     break
@@ -201,9 +231,16 @@ class Session:
                 "fails, or allow more"
             )
 
+    def _attempt(self) -> None:
+        """Let held-out rewards judge the first sample, so that what cannot be judged ends the search at once."""
+        first = self.gallery.first
+        if first is not None and not self.held_out.verdicts:
+            develop([first.negative], self.own.decode)
+            self.held_out.attempt(first.negative)
+
     def _missed(self, samples: int) -> bool:
-        """Whether more rewards are missing than may be of so many; a single one may always be."""
-        return self.reward.invalid > max(1, allowed_missing(self._reward_of) * samples)
+        """Whether more rewards are missing than may be of so many."""
+        return self.reward.invalid > allowed_missing(self._reward_of) * samples
 
     def _record(self, p: Population, folder: RunFolder | None) -> None:
         if p.i < self.own.steps:
@@ -219,6 +256,7 @@ class Session:
             folder.log("generation", nfe=cost.nfe, seconds=cost.seconds, particles=len(p), best=best and best.reward)
 
     def _tick(self) -> None:
+        self._stop.check()
         if self._bar is not None:
             best = self.gallery.best
             self._bar.update(self.meter.nfe, None if best is None else best.reward)
@@ -231,30 +269,27 @@ class Session:
             )
         return ValueError(f"budget of {describe(self.meter.budget)} ended before one sample was finished; give more")
 
-    def _judged(self, judges: Mapping[str, TensorReward]) -> dict[str, dict[int, float]]:
-        """Held-out rewards of what is kept and of what was the best on the way, by name and id."""
-        if self.reward.watch is None:
-            return {}
-        seen = {seen.id: seen.sample for _, best in self.reward.watch.stages for seen in best}
-        seen |= {scored.id: sample for scored, sample in self.gallery.kept}
-        judges = {name: at_frame_rate(judge, self._rate) for name, judge in judges.items()}
-        ids, verdicts = list(seen), {name: dict[int, float]() for name in judges}
-        for start in range(0, len(ids), self.own.batch_size):
-            some = ids[start : start + self.own.batch_size]
-            samples = torch.stack([seen[id] for id in some]).float() / 255
-            for name, judge in judges.items():
-                values, _ = judged(judge, samples, [self.prompt] * len(some), name=name)
-                verdicts[name] |= zip(some, values.tolist(), strict=True)
-        return verdicts
+    def _develop(self) -> None:
+        """Decode what the journal alone knows of, where it is kept."""
+        develop(self._judgeable(), self.own.decode)
+        first = self.gallery.first
+        if first is not None and self.plain is None:
+            develop([first.negative], self.own.decode)
+            self.plain = first.scored
+
+    def _judgeable(self) -> list[Negative]:
+        """What held-out rewards are to see: what is kept, best first, and what was the best on the way."""
+        watched = [] if self.reward.watch is None else self.reward.watch.stages
+        return [entry.negative for entry in self.gallery.kept] + [seen.negative for _, best in watched for seen in best]
 
     def _draw_plain(self) -> None:
         """The plain sample of this seed, unless the search began with it; costs one sample beyond the budget."""
         if not isinstance(self.own, BaseSampler):
             return
         fresh = self.own.rewound().prior(1)
-        if self.gallery.first is None or self.gallery.first.genome != fresh.genomes[0]:
+        if self.plain is None or self.plain.genome != fresh.genomes[0]:
             finished, _ = self.own.run(fresh, self.own.steps, eta=self.eta)
-            self.gallery.first = self._scored(self.own.decode(finished), int(finished.id), finished.genomes[0])
+            self.plain = self._scored(self.own.decode(finished), int(finished.id), finished.genomes[0])
 
     def _finish(self) -> None:
         """Finish the best particle shown so far, or else the plain one: beside the budget, but counted."""
@@ -271,7 +306,7 @@ class Session:
 
     def _stock(self, folder: RunFolder) -> Scored | None:
         """The plain sample as the pipeline's own solver draws it; costs one sample beyond the budget."""
-        plain = self.gallery.first
+        plain = self.plain
         if plain is None or not getattr(self.own, "own_solver", None):
             return None
         try:
@@ -282,17 +317,21 @@ class Session:
         return None if sample is None else self._scored(sample, plain.id, plain.genome)
 
     def _scored(self, sample: Tensor, id: int, genome: Genome) -> Scored:
-        eight_bit = (sample * 255).round().to(torch.uint8)
-        reward, parts = judged(self._reward_of, eight_bit.float() / 255, [self.prompt], learn=False)
-        return Scored(pictures(eight_bit[0]), float(leading(reward)), id, genome, parts=parts[0] if parts else {})
+        samples = eight_bit(sample)
+        reward, parts = judged(self._reward_of, samples.float() / 255, [self.prompt], learn=False)
+        return Scored(pictures(samples[0]), float(leading(reward)), id, genome, parts=parts[0] if parts else {})
 
-    def _result(self, verdicts: Mapping[str, Mapping[int, float]], stock: Scored | None) -> Result:
-        kept, plain = [entry for entry, _ in self.gallery.kept], self.gallery.first
+    def _found(self, stock: Scored | None) -> Result:
+        """The result, as far as the search came."""
+        self._develop()  # if it did not come to that
+        verdicts = self.held_out.verdicts
+        kept, stages = [entry.scored for entry in self.gallery.kept], list[Stage]()
+        plain = self.plain
         assert plain is not None
-        stages = list[Stage]()
-        if verdicts and self.reward.watch is not None:
-            kept = [replace(e, held_out={name: values[e.id] for name, values in verdicts.items()}) for e in kept]
-            stages = hacking.judged(self.reward.watch.stages, verdicts)
+        if self.reward.watch is not None:
+            kept = [self._with_verdicts(scored) for scored in kept]
+            plain = self._with_verdicts(plain)
+            stages = hacking.judged(self.reward.watch.stages, verdicts) if verdicts else []
         return Result(
             kept=kept,
             plain=plain,
@@ -307,69 +346,9 @@ class Session:
             front=kept[: self.gallery.front],
             stages=stages,
             alarms=hacking.alarms(stages),
+            faults=self.held_out.faults,
         )
 
-
-def _settings(session: Session, budget: Any, given: Collection[str]) -> dict[str, Any]:
-    """All that the run depends on, as plain data."""
-    from evosearch import __version__
-
-    own, plan = cast(Any, session.own), getattr(session.algorithm, "plan", None)
-    pipe = getattr(own, "pipe", None)
-    settings: dict[str, Any] = {
-        "prompt": session.prompt,
-        "algorithm": session.algorithm.__name__,
-        "knobs": {name: plain(value) for name, value in (defaults_of(session.algorithm) | session.knobs).items()},
-        "budget": describe(session.meter.budget),
-        "asked": None if budget is None else str(budget),
-        "steps": own.steps,
-        "eta": own.eta if session.eta is None and hasattr(own, "eta") else session.eta,
-        "seed": session.seed,
-        "batch_size": own.batch_size,
-        "nfe": session.total,
-        "plan": None if plan is None else plan(own.steps, given, **session.knobs),
-        "sampler": type(own).__name__,
-        "order": own.path.order,
-    }
-    if pipe is not None:
-        settings |= {
-            "model": models.name_of(pipe),
-            "pipeline": type(pipe).__name__,
-            "scheduler": type(pipe.scheduler).__name__,
-            "scheduler_config": {k: _plain(v) for k, v in pipe.scheduler.config.items() if not k.startswith("_")},
-            "dtype": _precisions(pipe),
-            "frame_rate": models.frame_rate(pipe),
-            "pipeline_kwargs": {name: _plain(value) for name, value in own.kwargs.items()},
-        }
-    versions = {"evosearch": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-    return settings | {
-        "versions": versions | {"python": platform.python_version()},
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _frame_rate(sampler: Any) -> float:
-    """At which a sampler's videos are saved, and judged, per second."""
-    pipe = getattr(sampler, "pipe", None)
-    own = None if pipe is None else models.frame_rate(pipe)
-    return frame_rate({"pipeline_kwargs": getattr(sampler, "kwargs", {}), "frame_rate": own})
-
-
-def _precisions(pipe: Any) -> dict[str, str]:
-    """The type that most of the numbers of each part of a pipeline have: its precision, or that of its quantisation."""
-    found: dict[str, str] = {}
-    for name, part in pipe.components.items():
-        sizes = Counter[str]()
-        for weight in part.parameters() if isinstance(part, nn.Module) else ():
-            sizes[str(weight.dtype).removeprefix("torch.")] += weight.numel()
-        if sizes:
-            found[name] = sizes.most_common(1)[0][0]
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in cast(list[Any], value)]
-    return type(value).__name__
+    def _with_verdicts(self, scored: Scored) -> Scored:
+        said = {name: values[scored.id] for name, values in self.held_out.verdicts.items() if scored.id in values}
+        return replace(scored, held_out=said)

@@ -1,6 +1,7 @@
-"""The run folder: manifest, log, media and report.
+"""The run folder: manifest, journal, log, media and report.
 
-``manifest.json`` says what was run and what came of it, ``log.jsonl`` has a line for every event, ``media/`` the kept
+``manifest.json`` says what was run and what came of it, ``run.db`` and ``blobs/`` are the journal by which it goes on
+where it stopped (see `evosearch.ledger`), ``log.jsonl`` mirrors its events for people to read, ``media/`` has the kept
 samples and the plain one, ``report.html`` shows it all. Names are numbers and ids; prompts stay inside the files.
 """
 
@@ -9,55 +10,83 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from evosearch import media, report, strict_json
 from evosearch.genome import from_json, to_json
+from evosearch.ledger import RunJournal
+from evosearch.lock import locked
+from evosearch.manifest import check_same, holds_run, read_manifest
 from evosearch.result import Result, Scored
 from evosearch.types import Genome
 
 _SCHEMA = 1
+_FROM_THE_BEGINNING = ("schema", "created", "resumed", "arguments", "fitted", "settings")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFolder:
-    """A new folder for one run.
+    """The folder of one run, which this process alone writes until it is finished.
 
     Args:
-        path: The folder; must not exist, or be empty.
+        path: The folder; must not exist, or be empty, unless ``resume``.
         settings: All that the run depends on.
+        told: What else the manifest is to say from the beginning on.
+        resume: Go on with the run that it holds, if it holds one.
+
+    Attributes:
+        journal: What the run was given so far.
 
     Raises:
-        ValueError: The folder is taken or cannot be made; it is as it was.
+        ValueError: The folder is taken or cannot be made, or holds another run; it is as it was.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
-        self._made = _claim(path)
-        self._manifest = {"schema": _SCHEMA, "status": "running", "created": _now(), "settings": settings}
+    def __init__(
+        self, path: Path, settings: dict[str, Any], told: Mapping[str, Any] | None = None, resume: bool = False
+    ) -> None:
+        self.path, self._old = path, resume and holds_run(path)
+        self._made = [] if self._old else _claim(path)
+        self._lock = locked(path)
+        try:
+            old = read_manifest(path) if self._old else None
+            if old is not None:
+                check_same(path, old["settings"], settings)
+            self.journal = RunJournal(path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        if old is None:
+            old = {"schema": _SCHEMA, "created": _now(), "settings": settings, **(told or {})}
+        else:
+            old["resumed"] = [*old.get("resumed", []), _now()]
+        self._manifest = {name: old[name] for name in _FROM_THE_BEGINNING if name in old} | {"status": "running"}
         self._write_manifest()
         self.log("start")
+        if self._old:
+            damaged = {} if self.journal.damaged is None else {"damaged": self.journal.damaged.name}
+            self.log("resume", **damaged)
 
     def discard(self) -> None:
         """Undo the making of the folder, where nothing has been found and the arguments turned out to be wrong."""
-        for file in ("manifest.json", "log.jsonl"):
+        self._release()
+        if self._old:
+            return
+        for file in ("manifest.json", "log.jsonl", "run.lock", "run.db", "run.db-wal", "run.db-shm"):
             (self.path / file).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "blobs", ignore_errors=True)
         for folder in self._made:
             folder.rmdir()
 
     def log(self, kind: str, **event: Any) -> None:
-        """Append an event to the log; a line is there whole or not at all."""
-        line = strict_json.dumps({"time": _now(), "event": kind, **event}) + "\n"
-        with (self.path / "log.jsonl").open("ab", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            if file.write(line.encode()) != len(line):
-                file.truncate(end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+        """Append an event to the log."""
+        self.journal.event(kind, event)
 
     def finish(self, result: Result | None, status: str) -> None:
         """Save what a run found, and say how it ended.
@@ -75,8 +104,11 @@ class RunFolder:
                 with whole(self.path / "report.html") as part:
                     part.write_bytes(report.render(result).encode(errors="replace"))
             self.log("end", status=status)
+            self._release()
         except OSError:
             status = "failed"
+            with suppress(OSError):
+                self._release()
             raise
         finally:
             self._manifest |= {"status": status, "finished": _now()} | (self._outcome(result) if result else {})
@@ -84,7 +116,9 @@ class RunFolder:
 
     def _write_media(self, result: Result) -> None:
         folder = self.path / "media"
-        folder.mkdir(exist_ok=True)
+        if folder.exists():  # of an earlier end
+            shutil.rmtree(folder)
+        folder.mkdir()
         for stem, scored in (_baselines(result) | _kept(result)).items():
             texts = media.texts(scored, result.settings, result.cost)
             with whole(folder / f"{stem}.png") as part:
@@ -111,6 +145,7 @@ class RunFolder:
                 asdict(stage) | {name: [f"{id:016x}" for id in getattr(stage, name)] for name in ("families", "ids")}
                 for stage in result.stages
             ],
+            "faults": result.faults,
             "alarms": [{"reward": alarm.reward, "p": alarm.p, "text": str(alarm)} for alarm in result.alarms],
             **{name: self._entry(name, scored) for name, scored in _baselines(result).items()},
             "kept": [self._entry(stem, scored) for stem, scored in _kept(result).items()],
@@ -120,6 +155,7 @@ class RunFolder:
         file = f"media/{stem}.mp4" if isinstance(scored.sample, list) else f"media/{stem}.png"
         return {
             "file": file if (self.path / file).exists() else None,
+            "sha256": sha256((self.path / file).read_bytes()).hexdigest() if (self.path / file).exists() else None,
             "reward": scored.reward,
             "parts": scored.parts,
             "held_out": scored.held_out,
@@ -127,6 +163,13 @@ class RunFolder:
             "genome": to_json(scored.genome),
             "nfe": scored.nfe,
         }
+
+    def _release(self) -> None:
+        """Write the journal to its end, and let others have the folder."""
+        try:
+            self.journal.close()
+        finally:
+            os.close(self._lock)
 
     def _write_manifest(self) -> None:
         with whole(self.path / "manifest.json") as part:
@@ -186,7 +229,8 @@ def _claim(path: Path) -> list[Path]:
     check_free(path)
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         (path / "log.jsonl").open("x").close()
     except OSError as error:
         if error.errno in _FULL:

@@ -280,6 +280,27 @@ def device(
         typer.echo(recipe.table(rows))
 
 
+@app.command()
+def chaos(
+    out: Annotated[Path, typer.Option(help="Folder for what the runs write.")] = Path("runs/chaos"),
+    model: Model = "shapes-diffusion",
+    short: Annotated[bool, typer.Option("--short", help="A few trials of each kind: minutes, not an hour.")] = False,
+) -> None:
+    """Kill runs, damage their files, fill their disks, take their memory, race for them; count what comes of it."""
+    import torch
+
+    from evosearch.bench.chaos import all_trials
+
+    hush()
+    torch.set_num_threads(1)
+    wrong = 0
+    for trials in all_trials(model, out, long=not short):
+        typer.echo(str(trials))
+        wrong += trials.wrong
+    if wrong:
+        raise typer.Exit(1)
+
+
 def _begin(part: str, threads: int, dtype: str, reward: str = "shapes") -> tuple[int, int]:
     """Which part of how many this process takes; what is wrong is said before the bill."""
     import torch

@@ -221,6 +221,11 @@ class Judge:
         return self._missing
 
     @property
+    def usd_spent(self) -> float | None:
+        """Money spent so far, for a budget in money; None where there is no price."""
+        return self._bill.usd if self._bill.priced else None
+
+    @property
     def stats(self) -> Stats:
         """What it has done so far."""
         bill = self._bill

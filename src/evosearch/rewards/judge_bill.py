@@ -42,6 +42,7 @@ class Bill:
             if usd_per_call is None and usd_per_million_tokens is None:
                 raise ValueError("usd_cap needs a price: give usd_per_call or usd_per_million_tokens, too")
         self._per_call, self._per_token, self._cap = usd_per_call, usd_per_million_tokens, usd_cap
+        self.priced = usd_per_call is not None or usd_per_million_tokens is not None
         self._changed = threading.Condition()
         self._dearest = usd_per_call or 0.0
         self._open = 0

@@ -43,7 +43,7 @@ def _waves(
     return in_rounds(steps, n, batch)
 
 
-@search(waves=_waves, fit="n", space="noise", needs=("grid",))
+@search(waves=_waves, fit="n", space="noise", needs=("grid", "samples"))
 def evolution_strategy(
     sampler: Sampler,
     reward: Reward,

@@ -15,8 +15,8 @@ Waves = Callable[..., list[Wave]]
 
 DRAFT, CACHED_DRAFT = 0.25, 0.5
 """Steps of a draft, as a share of all; of one whose network reuses features."""
-STEERED = 0.4
-"""Share of the NFE that steers a winner."""
+STEERED, STEERED_MORE, _MORE = 0.4, 0.6, 50
+"""Share of the NFE that steers a winner; from 50 samples' worth on, by when children have found what they can."""
 FINISHED = 0.2
 """Share of the others that finishes winners."""
 LEVELS = (0.4, 0.6, 0.8)
@@ -92,7 +92,8 @@ def by_budget(name: str, waves: Waves) -> Callable[..., dict[str, Any]]:
 
     A draft takes a quarter of the steps. New noises come first; what is left goes into small generations of a few
     parents, from the middle of the trajectory on, where a child costs little and keeps much. Two fifths of the NFE
-    steer a winner from there on. With few steps, or where the user says when and how many, the paper's rules hold.
+    steer a winner from there on, three fifths of a large budget. With few steps, or where the user says when and how
+    many, the paper's rules hold.
 
     Args:
         name: Of the search.
@@ -149,7 +150,8 @@ def _steering(steps: int, budget: int, given: Mapping[str, Any]) -> int:
         return 0
     if "steered" in given:
         return whole_number("steered", given["steered"], 0)
-    steered = round(STEERED * budget / steps)
+    worth = budget / steps
+    steered = round((STEERED if worth < _MORE else STEERED_MORE) * worth)
     # The fewest: as if the winner were at its noise still.
     fewest = affordable(steered * steps, steps, 0, round(LEVELS[0] * steps))
     return steered if fewest >= _FEWEST_NOISES else 0

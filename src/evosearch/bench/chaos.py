@@ -1,0 +1,415 @@
+"""What befalls a run: it is killed, its files are damaged, its disk is full, its memory does not suffice, two want it.
+
+Every trial ends in one of a few ways, which are counted; none may be a wrong result. Runs are of a bundled pipeline, each
+in a process of its own, forked from one that has the model already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from evosearch import models
+from evosearch.digests import digest
+from evosearch.journal import Answer, Call
+from evosearch.ledger import RunJournal
+from evosearch.lock import Taken
+from evosearch.negatives import eight_bit
+from evosearch.rewards import load as load_reward
+from evosearch.rows import rows_of
+from evosearch.run import search
+from evosearch.store import RunFolder
+
+SEARCHES = ("evosearch", "best_of_n", "particles", "demon", "svdd", "zero_order")
+_PROMPT, _BUDGET, _STEPS = "two red stars and a blue circle", "12x", 10
+_SAID = (ValueError, OSError)  # errors that are a sentence
+
+
+@dataclass
+class Trials:
+    """What came of trials of one kind.
+
+    Attributes:
+        name: Of the kind.
+        ends: How often each end came.
+        wrong: How many trials ended as none may.
+        figures: What else was measured, in words.
+    """
+
+    name: str
+    ends: Counter[str] = field(default_factory=Counter[str])
+    wrong: int = 0
+    figures: dict[str, str] = field(default_factory=dict[str, str])
+
+    def __str__(self) -> str:
+        ends = ", ".join(f"{count:,} {end}" for end, count in self.ends.items())
+        more = "".join(f"; {name} {value}" for name, value in self.figures.items())
+        return f"{self.name:16} {self.wrong:,} wrong: {ends}{more}"
+
+
+class Searched:
+    """One search of a bundled pipeline, to be run again and again.
+
+    Args:
+        pipe: The pipeline.
+        algorithm: The search.
+        asked: File that every score that is computed leaves a line in.
+    """
+
+    def __init__(self, pipe: Any, algorithm: str, asked: Path) -> None:
+        self._pipe, self._algorithm, self._asked = pipe, algorithm, asked
+        self._judge = load_reward("shapes")
+
+    def run(self, folder: Path) -> None:
+        """Begin it in a folder, or go on."""
+
+        def reward(samples: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+            lines = [digest(sample).hex() for sample in eight_bit(samples)]
+            with self._asked.open("ab", buffering=0) as file:
+                file.write("".join(f"{line}\n" for line in lines).encode())
+            return self._judge(samples, prompts)
+
+        search(self._pipe, _PROMPT, reward, self._algorithm, _BUDGET, steps=_STEPS, run_dir=folder, resume=True,
+               progress=False, batch_size=4)  # fmt: skip
+
+    @property
+    def asked(self) -> list[str]:
+        """The samples that were scored so far."""
+        return self._asked.read_text().split() if self._asked.exists() else []
+
+
+def outcome(folder: Path) -> str:
+    """A digest of all that a run came to, but for what its clock read."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    kept = [[entry[name] for name in ("id", "reward", "genome", "nfe")] for entry in manifest["kept"]]
+    whole = sha256(json.dumps([manifest["status"], kept, [[nfe, best] for nfe, _, best in manifest["curve"]]]).encode())
+    for entry in [*manifest["kept"], manifest["plain"]]:
+        with Image.open(folder / entry["file"]) as picture:
+            whole.update(picture.tobytes())
+    return whole.hexdigest()
+
+
+def kills(model: str, out: Path, trials: int, seed: int = 0) -> Trials:
+    """Kill runs at random times, again and again, until each is done; the ends are those of the runs.
+
+    Counted as wrong: an end that is not that of a run that was left alone, and scores that were computed twice though
+    they were in the journal.
+    """
+    found, rng, pipe = Trials("kills"), random.Random(seed), models.load(model)
+    each = -(-trials // len(SEARCHES))
+    lost = 0
+    for algorithm in SEARCHES:
+        place = _fresh(out / f"kills-{algorithm}")
+        own = Searched(pipe, algorithm, place / "asked")
+        start = time.perf_counter()
+        _child(lambda own=own, place=place: own.run(place / "whole"))
+        seconds, done, count = time.perf_counter() - start, outcome(place / "whole"), 0
+        calls = len(own.asked)
+        while count < each:
+            (place / "asked").unlink(missing_ok=True)
+            run, kept, twice = _fresh(place / "run"), set[str](), 0
+            while True:
+                before = len(own.asked)
+                pid = _forked(lambda own=own, run=run: own.run(run))
+                ended = _ends_within(pid, rng.uniform(0, seconds / 3)) if count < each else _ends_within(pid, None)
+                twice += sum(line in kept for line in own.asked[before:])
+                if ended:
+                    break
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                count += 1
+                if (run / "run.db").exists():
+                    kept |= {line for line in own.asked if line in _journaled(run)}
+            same = outcome(run) == done
+            lost += len(own.asked) - calls
+            found.ends["runs, the same to the bit" if same and not twice else "runs, another"] += 1
+            found.wrong += not same or twice > 0
+        found.figures["killed"] = f"{int(found.figures.get('killed', '0')) + count}"
+    found.figures["scored again after a kill"] = f"{lost:,} samples, none of them in a journal"
+    return found
+
+
+def damages(model: str, out: Path, trials: int, seed: int = 0) -> Trials:
+    """Flip bits, cut files short and delete them in a run that was cut off, and go on."""
+    found, rng, place = Trials("damages"), random.Random(seed), _fresh(out / "damages")
+    own = Searched(models.load(model), "evosearch", place / "asked")
+    own.run(place / "whole")
+    done, cut = outcome(place / "whole"), place / "cut"
+    while not (cut / "run.db").exists() or len(list(rows_of(cut))) < 30:
+        pid = _forked(lambda: own.run(cut))
+        if _ends_within(pid, 0.6):
+            _fresh(cut)
+            continue
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    for _ in range(trials):
+        run = _fresh(place / "run")
+        run.rmdir()
+        shutil.copytree(cut, run)
+        what = _damage(rng.choice(sorted(path for path in run.rglob("*") if path.is_file())), rng)
+        try:
+            own.run(run)
+            end = f"{what}: the same to the bit" if outcome(run) == done else f"{what}: ANOTHER RESULT"
+        except _SAID as error:
+            end = f"{what}: refused" if "\n" not in str(error) else f"{what}: NO SENTENCE"
+        except Exception as error:
+            end = f"{what}: {type(error).__name__}"
+        found.ends[end] += 1
+        found.wrong += not end.endswith(("refused", "the same to the bit"))
+    return found
+
+
+def races(out: Path, trials: int) -> Trials:
+    """Let two processes want one run at the same time."""
+    found, place = Trials("races"), _fresh(out / "races")
+    for k in range(trials):
+        run, gate = place / str(k), time.time() + 0.05
+
+        def want(run: Path = run, gate: float = gate) -> None:
+            time.sleep(max(0.0, gate - time.time()))
+            try:
+                folder = RunFolder(run, {"prompt": "p"}, resume=True)
+            except (Taken, ValueError):
+                os._exit(3)
+            time.sleep(0.05)
+            folder.finish(None, "failed")
+
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in [_forked(want), _forked(want)]]
+        end = "one winner" if sorted(codes) == [0, 3] else f"exit codes {sorted(codes)}"
+        found.ends[end] += 1
+        found.wrong += end != "one winner"
+    return found
+
+
+def full_disks(model: str, out: Path, trials: int) -> Trials:
+    """Run on small disks, each a little larger than the one before; then go on on a large one."""
+    found, place = Trials("full disks"), _fresh(out / "disks")
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        found.ends["not tried: no user namespaces here"] += 1
+        return found
+    command = [str(Path(sys.executable).with_name("evosearch")), "generate", _PROMPT, "--model", model, "--budget", _BUDGET, "--steps",
+               str(_STEPS), "--quiet", "--resume", "--out"]  # fmt: skip
+    subprocess.run([*command, str(place / "whole")], check=True, capture_output=True)
+    done, most = outcome(place / "whole"), _size(place / "whole")
+    slowest = 0.0
+    for k in range(trials):
+        run, disk = place / f"run-{k}", place / f"disk-{k}"
+        disk.mkdir()
+        size = 60_000 + most * (k + 1) // (trials + 1)
+        inner = " ".join([f"'{word}'" for word in [*command, str(disk / "run")]])
+        script = (
+            f"mount -t tmpfs -o size={size} disk {disk} && {{ {inner}; code=$?; cp -r {disk}/run {run}; exit $code; }}"
+        )
+        ended = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+        start = time.perf_counter()
+        if ended.returncode == 74 and "Traceback" not in ended.stderr:
+            shutil.rmtree(run) if not (run / "manifest.json").exists() and run.exists() else None
+            again = subprocess.run([*command, str(run)], capture_output=True, check=False)
+            slowest = max(slowest, time.perf_counter() - start)
+            end = (
+                "exit 74, then the same to the bit" if not again.returncode and outcome(run) == done else "ANOTHER END"
+            )
+        else:
+            end = f"exit {ended.returncode}"
+        found.ends[end] += 1
+        found.wrong += end != "exit 74, then the same to the bit" and ended.returncode != 0
+    return found
+
+
+def memories(model: str, out: Path) -> Trials:
+    """Let memory not suffice at every single call of denoiser, decoder and reward."""
+    found, pipe = Trials("memory"), models.load(model)
+    sites = {"denoiser": pipe.components.get("unet") or pipe.components["transformer"], "decoder": pipe.vae.decoder}
+    most = 0
+    for name, module in sites.items():
+        calls = Counter[str]()
+
+        def count(*_: Any, calls: Counter[str] = calls) -> None:
+            calls["all"] += 1
+
+        hook = module.register_forward_pre_hook(count)
+        search(pipe, _PROMPT, "shapes", "evosearch", _BUDGET, steps=_STEPS, progress=False, batch_size=4)
+        hook.remove()
+        for k in range(0, calls["all"], max(1, calls["all"] // 40)):
+            seen = Counter[str]()
+
+            def fail(_: Any, args: tuple[Any, ...], seen: Counter[str] = seen, k: int = k) -> None:
+                seen["all"] += 1
+                if seen["all"] >= k + 1 and len(args[0] if args else ()) != 1 and seen["failed"] < 3:
+                    seen["failed"] += 1
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+            hook = module.register_forward_pre_hook(fail)
+            try:
+                search(pipe, _PROMPT, "shapes", "evosearch", _BUDGET, steps=_STEPS, progress=False, batch_size=4)
+                end = f"{name}: finished"
+            except Exception as error:
+                end = f"{name}: {type(error).__name__}"
+            hook.remove()
+            most = max(most, seen["failed"])
+            found.ends[end] += 1
+            found.wrong += not end.endswith("finished")
+    found.figures["retries at the most"] = str(most)
+    shutil.rmtree(out / "memories", ignore_errors=True)
+    return found
+
+
+def names(out: Path, trials: int, seed: int = 0) -> Trials:
+    """Runs of hostile prompts: nothing is written but within their folders, and nobody else may look."""
+    found, rng, place = Trials("names"), random.Random(seed), _fresh(out / "names")
+    parts = [
+        "../",
+        "/etc/passwd",
+        "\0",
+        "\n",
+        "%2e%2e/",
+        "~",
+        "$HOME",
+        "`id`",
+        "\\..\\",
+        "\udc80",
+        "COM1",
+        "a",
+        " ",
+        ".",
+    ]
+    for k in range(trials):
+        prompt = "".join(rng.choices(parts, k=rng.randint(1, 12)))
+        folder = RunFolder(place / f"{k}", {"prompt": prompt})
+        folder.log("generation", prompt=prompt)
+        folder.finish(None, "failed")
+        within = {path.name for path in (place / f"{k}").iterdir()} <= {
+            "manifest.json",
+            "log.jsonl",
+            "run.db",
+            "run.lock",
+        }
+        private = (place / f"{k}").stat().st_mode & 0o077 == 0
+        found.ends["within and private" if within and private else "ESCAPED OR OPEN"] += 1
+        found.wrong += not (within and private)
+        shutil.rmtree(place / f"{k}")
+    found.wrong += any(place.iterdir())
+    return found
+
+
+def store_cost(out: Path, calls: int = 10, seconds: float = 1.0, size: int = 4 * 2**20) -> Trials:
+    """What the journal takes of the time of micro-batches of so many seconds and bytes of states."""
+    found, place = Trials("store"), _fresh(out / "store")
+    journal, states, held = RunJournal(place), torch.randn(size // 4), 0.0
+    for _ in range(calls):
+        time.sleep(seconds)
+        start = time.perf_counter()
+        call: Call = journal.call("run", "asked")
+        journal.keep(call, Answer(0.0, {"nfe": 1}, {"20.x": states.clone()}))
+        held += time.perf_counter() - start
+    start = time.perf_counter()
+    journal.close()
+    found.ends["micro-batches journaled"] = calls
+    share = held / (calls * seconds)
+    found.figures[f"of {seconds:g} s and {size / 2**20:g} MiB each: of the time"] = f"{share:.3%}"
+    found.figures["the last of it written after"] = f"{time.perf_counter() - start:.3f} s"
+    found.wrong = int(share > 0.01)
+    return found
+
+
+def all_trials(model: str, out: Path, *, long: bool) -> Iterator[Trials]:
+    """All kinds of trials, in their short or their long form.
+
+    Args:
+        model: A bundled pipeline of pictures.
+        out: Folder for what they write.
+        long: As often as the claims want; or as often as a test has time for.
+    """
+    yield kills(model, out, 240 if long else 12)
+    yield damages(model, out, 1000 if long else 20)
+    yield races(out, 100 if long else 10)
+    yield full_disks(model, out, 20 if long else 1)
+    yield memories(model, out)
+    yield names(out, 10_000 if long else 100)
+    yield store_cost(out, 20 if long else 5, 1.0 if long else 0.2)
+
+
+def _damage(path: Path, rng: random.Random) -> str:
+    """Damage a file in one of three ways; which."""
+    data = bytearray(path.read_bytes())
+    way = rng.choice(("flip", "cut", "delete")) if data else "delete"
+    kind = "blob" if path.suffix == ".safetensors" else path.name.partition("-")[0]
+    if way == "delete":
+        path.unlink()
+    else:
+        if way == "flip":
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        else:
+            del data[rng.randrange(len(data)) :]
+        path.write_bytes(data)
+    return f"{kind}, {way}"
+
+
+def _journaled(run: Path) -> set[str]:
+    """Samples whose scores are in the journal, by the digest that `Searched` writes."""
+    found = set[str]()
+    for row in rows_of(run):
+        if row.kind == "score" and row.whole:
+            found |= set(json.loads(row.facts)["digests"])
+    return found
+
+
+def _forked(work: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def _child(work: Callable[[], None]) -> None:
+    code = os.waitstatus_to_exitcode(os.waitpid(_forked(work), 0)[1])
+    if code:
+        raise RuntimeError(f"a run that was left alone ended with {code}")
+
+
+def _ends_within(pid: int, seconds: float | None) -> bool:
+    """Whether a child ends by itself in so many seconds."""
+    until = None if seconds is None else time.perf_counter() + seconds
+    while until is None or time.perf_counter() < until:
+        done, status = os.waitpid(pid, os.WNOHANG if until is not None else 0)
+        if done:
+            if code := os.waitstatus_to_exitcode(status):
+                raise RuntimeError(f"a run that went on ended with {code}")
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def lines(found: Sequence[Trials]) -> str:
+    """All in words."""
+    return "\n".join(map(str, found))
