@@ -57,13 +57,13 @@ def test_a_head_of_another_model_is_refused(folder, score):
         r"must have a weight of shape \(1024, 12\) for layers\.0\.weight, got \(1024, 7\); is it the published file"
     )
     with pytest.raises(ValueError, match=message):
-        Aesthetic(folder, folder / "other.pth")
+        Aesthetic(folder, folder / "other.pth").weights()
     with_another = {name.replace("layers.7", "layers.8"): weight for name, weight in head(12).items()}
     torch.save(with_another, folder / "other.pth")
     with pytest.raises(ValueError, match=r"^checkpoint .*other\.pth has no weight for layers\.7\.weight; is it"):
-        Aesthetic(folder, folder / "other.pth")
+        Aesthetic(folder, folder / "other.pth").weights()
 
 
 def test_it_keeps_nothing_that_reads_prompts(score):
-    kept = {name.partition(".")[0] for name, _ in score._clip.model.named_parameters()}
+    kept = {name.partition(".")[0] for name, _ in score.weights()[0].model.named_parameters()}
     assert kept == {"vision_model", "visual_projection", "logit_scale"}

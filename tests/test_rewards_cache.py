@@ -278,9 +278,10 @@ def test_a_reward_is_known_by_its_weights_wherever_they_lie(name, tmp_path, monk
     assert made.cache_key == again.cache_key
     assert made.cache_key.startswith(f"{name} ")
     assert tiny_rewards.MADE[name](folders[0], dtype=torch.bfloat16).cache_key != made.cache_key
-    model = again._sees if name == "image_reward" else again._clip.model
+    loaded = again.weights()
+    first = loaded[0] if isinstance(loaded, tuple) else loaded
     with torch.no_grad():
-        next(iter(model.parameters())).flatten()[0] += 1e-3
+        next(iter(getattr(first, "model", first).parameters())).flatten()[0] += 1e-3
     assert made.cache_key != again.cache_key
     assert made.device == torch.device("cpu")
 

@@ -12,13 +12,23 @@ import huggingface_hub
 import pytest
 import tiny_clip
 import torch
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPModel
 
 from evosearch.rewards import checkpoints
-from evosearch.rewards.checkpoints import cache_folder, config_of, fill, locate, pretrained, tensors, tokenizer_of
+from evosearch.rewards.checkpoints import (
+    cache_folder,
+    config_of,
+    fill,
+    locate,
+    look_for,
+    pretrained,
+    tensors,
+    tokenizer_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +75,9 @@ def test_what_is_not_there_is_named(place, message, tmp_path):
     with pytest.raises(ValueError, match=message.replace("{tmp}", re.escape(str(tmp_path)))) as caught:
         locate(place.format(tmp=tmp_path), "head.pt")
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError) as looked:
+        look_for(place.format(tmp=tmp_path), "head.pt")
+    assert str(looked.value) == str(caught.value)
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -111,6 +124,49 @@ def test_nothing_is_kept_of_what_did_not_come_whole(server, cache, name):
     with pytest.raises(ValueError, match=rf"/{name} cannot be had \(.+\); check the network, or get it by other means"):
         locate(f"{server[0]}/{name}", name)
     assert not list(cache.glob("*") if cache.exists() else [])
+
+
+def test_what_is_looked_for_is_not_downloaded(server, cache):
+    url, handler = server
+    look_for(f"{url}/head.pt", "head.pt")
+    assert handler.asked == ["/head.pt"] and not cache.exists()
+    with pytest.raises(ValueError, match=r"other\.pt cannot be had \(HTTP Error 404"):
+        look_for(f"{url}/other.pt", "other.pt")
+    locate(f"{url}/head.pt", "head.pt")
+    look_for(f"{url}/head.pt", "head.pt")  # is at hand by now
+    assert handler.asked == ["/head.pt", "/other.pt", "/head.pt"]
+
+
+def test_of_several_files_any_will_do(tmp_path):
+    with pytest.raises(ValueError, match=r"has no file tokenizer\.json or vocab\.json; put it there"):
+        look_for(tmp_path, "tokenizer.json|vocab.json")
+    (tmp_path / "vocab.json").touch()
+    look_for(tmp_path, "tokenizer.json|vocab.json")
+    look_for(tmp_path / "vocab.json", "another.json")
+
+
+class _Lacking(RemoteEntryNotFoundError):
+    def __init__(self, message):
+        OSError.__init__(self, message)
+
+
+@pytest.mark.parametrize("there", ["model.safetensors", "pytorch_model.bin", None])
+def test_the_hub_is_asked_for_one_after_the_other_and_for_no_content(monkeypatch, there):
+    asked = []
+
+    def download(place, file, *, dry_run):
+        asked.append((place, file, dry_run))
+        if file != there:
+            raise _Lacking(f"no {file}")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    files = ["model.safetensors", "pytorch_model.bin"]
+    if there is None:
+        with pytest.raises(ValueError, match=r"^model\.safetensors of model 'owner/name' cannot be had: no pytorch"):
+            look_for("owner/name", "|".join(files))
+    else:
+        look_for("owner/name", "|".join(files))
+    assert asked == [("owner/name", file, True) for file in files[: files.index(there) + 1 if there else 2]]
 
 
 # converting

@@ -85,7 +85,7 @@ def test_a_grey_picture_is_seen_in_colour(folder, score):
 def test_prompts_are_read_once_and_together(folder):
     score = ClipScore(folder)
     read = []
-    score._clip.model.text_model.register_forward_hook(lambda *_: read.append(1))
+    score.weights().model.text_model.register_forward_hook(lambda *_: read.append(1))
     samples, prompts = to_samples(*[picture(SIDE, SIDE)] * 8), [*PROMPTS] * 2
     for _ in range(3):
         score(samples, prompts)
@@ -95,7 +95,7 @@ def test_prompts_are_read_once_and_together(folder):
 
 
 def test_what_a_folder_lacks_is_named(tmp_path):
-    with pytest.raises(ValueError, match=rf"^folder {re.escape(str(tmp_path))} cannot be had: .*model.safetensors"):
+    with pytest.raises(ValueError, match=rf"^folder {re.escape(str(tmp_path))} has no file config.json; put it there"):
         ClipScore(tmp_path)
 
 

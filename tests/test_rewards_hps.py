@@ -145,7 +145,7 @@ def test_a_missing_weight_is_named_as_published(folder, score, tmp_path, missing
     del content["state_dict"][missing]
     torch.save(content, tmp_path / FILE)
     with pytest.raises(ValueError) as caught:
-        Hps(tmp_path, folder)
+        Hps(tmp_path, folder).weights()
     assert str(caught.value) == f"checkpoint {tmp_path / FILE} has no weight for {named}; is it the published file?"
 
 
@@ -157,4 +157,4 @@ def test_a_base_of_another_size_is_refused(folder, score, tmp_path):
     with pytest.raises(
         ValueError, match=r"must have a weight of shape \(48,\) for visual\.class_embedding, got \(24,\)"
     ):
-        Hps(folder, tmp_path)
+        Hps(folder, tmp_path).weights()

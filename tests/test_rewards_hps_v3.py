@@ -196,7 +196,7 @@ def test_names_of_transformers_since_4_52_are_known_too(score, tmp_path):
 
 def test_a_video_has_the_mean_of_its_frames_in_one_pass_and_a_bad_sample_none(score):
     sizes = []
-    hook = score._qwen.model.register_forward_pre_hook(
+    hook = score.weights()[0].model.register_forward_pre_hook(
         lambda module, inputs, named: sizes.append(len(named["input_ids"])), with_kwargs=True
     )
     samples = to_samples(*(picture(30, 30, seed) for seed in range(4)))
@@ -232,7 +232,7 @@ def test_a_missing_weight_is_named_as_published(tmp_path, missing, named):
     del found[missing]
     save(tmp_path, found)
     with pytest.raises(ValueError) as caught:
-        HpsV3(tmp_path, tmp_path)
+        HpsV3(tmp_path, tmp_path).weights()
     assert str(caught.value) == f"checkpoint {tmp_path / FILE} has no weight for {named}; is it the published file?"
 
 
@@ -242,7 +242,7 @@ def test_the_tokenizer_must_be_that_of_the_checkpoint(place, tmp_path):
     assert HpsV3(place, tmp_path)  # which knows the mark already
     tokenizer("other").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=rf"^tokenizer of .* must know {len(WORDS)} words as the model does, got"):
-        HpsV3(place, tmp_path)
+        HpsV3(place, tmp_path).weights()
 
 
 def test_it_is_known_by_name_and_says_what_it_lacks():

@@ -165,7 +165,7 @@ def test_a_missing_weight_is_named_as_published(folder, score, tmp_path, missing
     torch.save(weights, tmp_path / "ImageReward.pt")
     (tmp_path / "med_config.json").write_text((folder / "med_config.json").read_text())
     with pytest.raises(ValueError, match=rf"ImageReward\.pt has no weight for {missing}; is it the published file\?$"):
-        ImageReward(tmp_path, folder)
+        ImageReward(tmp_path, folder).weights()
 
 
 def test_a_config_that_lacks_something_is_named(folder, score, tmp_path):
@@ -178,4 +178,4 @@ def test_a_config_that_lacks_something_is_named(folder, score, tmp_path):
     with pytest.raises(
         ValueError, match=r"^config .*med_config\.json says nothing of hidden_act; is it the published file\?$"
     ):
-        ImageReward(tmp_path, folder)
+        ImageReward(tmp_path, folder).weights()

@@ -67,7 +67,7 @@ def test_pictures_come_by_batch_and_a_video_has_the_mean_of_its_frames(pyiqa, mo
     sizes = []
     samples, prompts = batch(6)
     score = Pyiqa("piqe", device="cpu", batch_size=4)
-    score._metric.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    score.weights().register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     alone = score(samples, prompts)
     assert sizes == [4, 2]
     assert torch.allclose(score(samples.unflatten(0, (2, 3)), prompts[:2]), alone.view(2, 3).mean(1), atol=1e-5)
@@ -139,7 +139,7 @@ def test_what_is_no_metric_of_one_picture_is_refused(pyiqa, metric, message):
 
 def test_what_pyiqa_cannot_make_is_said_in_one_sentence(pyiqa):
     with pytest.raises(ValueError, match=r"^pyiqa cannot make its metric 'piqe': .*'nonsense'") as caught:
-        Pyiqa("piqe", nonsense=1)
+        Pyiqa("piqe", nonsense=1).weights()
     assert "\n" not in str(caught.value)
 
 

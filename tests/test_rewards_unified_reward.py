@@ -122,8 +122,8 @@ def test_a_batch_is_answered_as_each_one_alone(random):
         alone.append(WORDS.decode(made[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))
     assert len({*alone}) == 3  # else anything would do
     score, made = reward(place, max_tokens=6), []
-    generate = score._qwen.model.generate
-    score._qwen.model.generate = lambda **inputs: made.append(generate(**inputs)) or made[-1]
+    generate = score.weights().model.generate
+    score.weights().model.generate = lambda **inputs: made.append(generate(**inputs)) or made[-1]
     assert score(to_samples(*images), PROMPTS).isnan().all()  # no mark in all that
     (together,) = made
     assert WORDS.batch_decode(together[:, -6:], skip_special_tokens=True) == alone
@@ -146,7 +146,7 @@ def test_a_video_is_shown_by_eight_frames_in_one_message(place):
     video = torch.rand(1, 20, 3, 40, 60)
     score(video, ["a cat"])
     assert len(shown[0]["image_grid_thw"]) == 8
-    expected = score._qwen.inputs(video[:, [0, 2, 5, 7, 10, 12, 15, 17]], "", [""])
+    expected = score.weights().inputs(video[:, [0, 2, 5, 7, 10, 12, 15, 17]], "", [""])
     assert torch.equal(shown[0]["pixel_values"], expected["pixel_values"])
     assert looked_at(20) == [0, 2, 5, 7, 10, 12, 15, 17] and looked_at(1) == [0]
 
@@ -189,7 +189,7 @@ def test_the_mean_wants_all_of_its_marks():
 def test_the_question_is_the_published_one(place):
     score = reward(place)
     asked = []
-    score._qwen.judged = lambda judge, shown, *said: asked.append(said) or torch.zeros(len(shown))
+    score.weights().judged = lambda judge, shown, *said: asked.append(said) or torch.zeros(len(shown))
     score(samples(), PROMPTS)
     assert asked == [(QUESTION, PROMPTS)]
 
@@ -211,5 +211,7 @@ def test_wrong_arguments_are_refused(place, options, message):
 
 
 def test_it_is_known_by_name_and_says_what_it_lacks():
-    with pytest.raises(ValueError, match=r"^model 'CodeGoat24/UnifiedReward-2.0-qwen-7b' cannot be had: .*; check"):
+    with pytest.raises(
+        ValueError, match=r"^config.json of model 'CodeGoat24/UnifiedReward-2.0-qwen-7b' cannot be had: .*; check"
+    ):
         rewards.load("unified-reward")

@@ -195,7 +195,7 @@ def test_each_part_can_be_asked_for_alone_and_the_weights_are_shared(folder, sco
     for k, name in enumerate(NORM):
         assert torch.equal(made(folder, dimension=name)(videos, prompts), parts[:, k])
         assert torch.equal(score.only(name)(videos, prompts), parts[:, k])
-        assert score.only(name)._qwen is score._qwen and rewards.name_of(score.only(name)) == f"video_reward {name}"
+        assert score.only(name).weights is score.weights and rewards.name_of(score.only(name)) == f"video_reward {name}"
     assert torch.equal(score(videos, prompts), parts.sum(1)) and rewards.name_of(score) == "video_reward"
     with pytest.raises(ValueError, match=r"^dimension must be one of Overall, VQ, MQ, TA, got 'vq'$"):
         score.only("vq")
@@ -240,7 +240,7 @@ def test_a_missing_weight_is_named_as_published(folder, tmp_path, missing):
     torch.save(weights, tmp_path / FILE)
     (tmp_path / "model_config.json").write_text((folder / "model_config.json").read_text())
     with pytest.raises(ValueError, match=rf"model\.pth has no weight for {missing}; is it the published file\?$"):
-        VideoReward(tmp_path, folder)
+        VideoReward(tmp_path, folder).weights()
 
 
 def test_the_scale_of_the_low_rank_changes_is_that_of_the_settings(folder, score, tmp_path):
@@ -254,4 +254,4 @@ def test_the_scale_of_the_low_rank_changes_is_that_of_the_settings(folder, score
     del settings["peft_lora_config"]["lora_alpha"]
     (tmp_path / "model_config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"^config model_config\.json of .* says nothing of lora_alpha; is it"):
-        VideoReward(tmp_path, folder)
+        VideoReward(tmp_path, folder).weights()

@@ -145,7 +145,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
     Qwen2_5_VLForConditionalGeneration.from_pretrained(folder).save_pretrained(tmp_path)
     Qwen2Tokenizer(vocab={letter: k for k, letter in enumerate("12345")}, merges=[]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^tokenizer must know <\|video_pad\|> as word \d+, as the model does"):
-        VideoScore2(tmp_path)
+        VideoScore2(tmp_path).weights()
 
 
 def test_the_question_is_that_of_the_models_card():

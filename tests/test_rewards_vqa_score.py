@@ -68,7 +68,7 @@ def test_a_batch_of_prompts_is_read_in_one_pass_and_padding_changes_nothing(plac
     samples = to_samples(*pictures(8))
     prompts = PROMPTS * 2
     sizes = []
-    hook = score._qwen.model.register_forward_pre_hook(
+    hook = score.weights().qwen.model.register_forward_pre_hook(
         lambda module, inputs, named: sizes.append(len(named["input_ids"])), with_kwargs=True
     )
     together = score(samples, prompts)
@@ -109,7 +109,7 @@ def test_a_sample_that_is_not_finite_spoils_no_other(score):
 def test_half_precision_is_near_and_the_default(place, score):
     samples = to_samples(*pictures(4))
     half = VqaScore(place, device="cpu")
-    assert half._qwen.model.dtype == torch.bfloat16
+    assert half.weights().qwen.model.dtype == torch.bfloat16
     assert torch.allclose(half(samples, PROMPTS).log(), score(samples, PROMPTS).log(), atol=0.5)
 
 
@@ -137,7 +137,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     folder(tmp_path, qwen2_5(WORDS), WORDS)
     tokenizer("other words", extra=["<|of another|>"]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^tokenizer must know <\|image_pad\|> as word \d+, as the model does"):
-        VqaScore(tmp_path)
+        VqaScore(tmp_path).weights()
 
 
 def test_a_model_of_another_family_is_refused(tmp_path):
@@ -150,12 +150,15 @@ def test_a_model_of_another_family_is_refused(tmp_path):
         projection_dim=4,
     )
     BlipForConditionalGeneration(config).save_pretrained(tmp_path)
+    WORDS.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^model must be one of qwen2_vl, qwen2_5_vl, got blip"):
-        VqaScore(tmp_path)
+        VqaScore(tmp_path).weights()
 
 
 def test_it_is_known_by_name_and_says_what_it_lacks():
-    with pytest.raises(ValueError, match=r"^model 'Qwen/Qwen2.5-VL-7B-Instruct' cannot be had: .*; check the network"):
+    with pytest.raises(
+        ValueError, match=r"^config.json of model 'Qwen/Qwen2.5-VL-7B-Instruct' cannot be had: .*; check the network"
+    ):
         rewards.load("vqa-score")
 
 
@@ -163,7 +166,7 @@ def test_it_is_known_by_name_and_says_what_it_lacks():
 
 
 def messages(score, samples, texts):
-    return score._qwen.inputs(samples, "{}", texts)
+    return score.weights().qwen.inputs(samples, "{}", texts)
 
 
 def test_the_message_is_that_of_the_published_template(score):
@@ -210,7 +213,7 @@ def test_marks_in_a_prompt_are_text(score, mark):
 )
 def test_pictures_are_resized_and_cut_as_published(score, size, limits):
     image = picture(*size)
-    ours = QwenVL(score._qwen.model, WORDS, "cpu", 1, **limits).inputs(to_samples(image)[:, None], "{}", [""])
+    ours = QwenVL(score.weights().qwen.model, WORDS, "cpu", 1, **limits).inputs(to_samples(image)[:, None], "{}", [""])
     pixels, grid = seen(image, **limits)
     assert torch.equal(ours["image_grid_thw"], grid)
     levels = (ours["pixel_values"] - pixels).abs() * 255 * 0.2613

@@ -13,11 +13,11 @@ from typing import Any, cast
 from evosearch import models, rewards
 from evosearch.budget import Budget
 from evosearch.checks import differentiable, is_number, whole_number
-from evosearch.declaration import Search
+from evosearch.declaration import Search, check_names
 from evosearch.manifest import check_same, holds_run, read_manifest
 from evosearch.prompts import Prompt
 from evosearch.refusals import check_class, one_at_a_time
-from evosearch.resolve import algorithm_of, batch_of, is_sampler, sampler_of
+from evosearch.resolve import algorithm_of, batch_of, budget_of, is_sampler, sampler_of
 from evosearch.result import Result
 from evosearch.resuming import spelled, write_plan
 from evosearch.rewards import TensorReward
@@ -98,7 +98,6 @@ def search(
     20
     """
     prompts = _prompts(prompt)
-    asked = _asked(prompts, reward, algorithm, eta, held_out, stop_at, warm_start)
     folders = _folders(run_dir, len(prompts), one=isinstance(prompt, str), resume=resume)
     cache = ScoreCache(score_cache or os.environ.get(_SCORE_CACHE) or None)
     arguments = spelled(
@@ -108,6 +107,7 @@ def search(
     )  # fmt: skip
     results: list[Result] = []
     with closing(cache):
+        asked = _asked(prompts, reward, algorithm, budget, knobs, eta, held_out, stop_at, warm_start)
         pipe = _loaded(pipe, load_kwargs, prompts, asked)
         if run_dir is not None and not isinstance(prompt, str):
             write_plan(Path(run_dir), prompts, arguments, resume)
@@ -118,6 +118,8 @@ def search(
                 pipeline_kwargs=pipeline_kwargs, cache=cache, thumbnails=path is not None,
                 fitted=_fitted_before(path, told["arguments"]) if resume and path is not None else None, strict=strict,
             )  # fmt: skip
+            for judge in asked.judges.values():
+                rewards.prepare(judge)
             session.settings |= {
                 "reward": rewards.name_of(reward),
                 "held_out": list(asked.judges),
@@ -167,8 +169,8 @@ def estimate(
     Raises:
         ValueError: As `search` would.
     """
-    asked = _asked(_prompts(prompt), reward, algorithm, eta, held_out, stop_at, warm_start)
     _folders(run_dir, 1, one=True)
+    asked = _asked(_prompts(prompt), reward, algorithm, budget, knobs, eta, held_out, stop_at, warm_start)
     pipe = _loaded(pipe, load_kwargs, [prompt], asked)
     session = _session(
         pipe, prompt, asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
@@ -215,20 +217,29 @@ def _asked(
     prompts: Sequence[str],
     reward: Any,
     algorithm: Any,
+    budget: Any,
+    knobs: Mapping[str, Any],
     eta: float | None,
     held_out: Any,
     stop_at: float | None,
     warm_start: str | Path | None,
 ) -> _Asked:
+    """All that can be looked at before a model is loaded; names and spellings before a reward is made."""
     if stop_at is not None and not is_number(stop_at):
         raise ValueError(f"stop_at must be a number, got {stop_at!r}")
+    search = algorithm_of(algorithm)
+    check_names(search, knobs)
+    if budget is not None:
+        Budget.of(budget, steps=1000)  # its spelling; how much it is shows once the steps are known
+    judged = [held_out] if isinstance(held_out, str | Mapping) or callable(held_out) else list(held_out)
+    genomes = [] if warm_start is None else read_genomes(Path(warm_start))
+    rewards.check_names([reward, *judged])
     guidance = rewards.resolve(reward)
-    judges = rewards.named([held_out] if isinstance(held_out, str | Mapping) or callable(held_out) else held_out)
+    judges = rewards.named(judged)
     for name, judge in judges.items():
         if isinstance(judge, Combined) and judge.apart:
             raise ValueError(f"held_out takes rewards one by one, got {name}; name them as a list")
-    genomes = [] if warm_start is None else read_genomes(Path(warm_start))
-    asked = _Asked(algorithm_of(algorithm), guidance, judges, genomes)
+    asked = _Asked(search, guidance, judges, genomes)
     name, needs = asked.algorithm.__name__, getattr(asked.algorithm, "needs", ())
     if isinstance(guidance, Combined) and guidance.apart and not getattr(asked.algorithm, "pareto", False):
         raise ValueError(
@@ -306,10 +317,16 @@ def _session(
     )
     if strict:
         cast(Any, sampler).strict = True
-    return Session(
-        sampler, asked.algorithm, asked.guidance, prompt, budget, _with_eta(asked.algorithm, knobs, eta), seed=seed,
+    knobs = _with_eta(asked.algorithm, knobs, eta)
+    limits = budget_of(budget, asked.algorithm, knobs, sampler.steps)
+    if limits.seconds is not None or limits.usd is not None:
+        rewards.prepare(asked.guidance)  # the plan goes by how fast it scores
+    session = Session(
+        sampler, asked.algorithm, asked.guidance, prompt, budget, knobs, seed=seed,
         genomes=asked.genomes, cache=cache, thumbnails=thumbnails, fitted=fitted,
     )  # fmt: skip
+    rewards.prepare(asked.guidance)
+    return session
 
 
 def _with_eta(algorithm: Search, knobs: Mapping[str, Any], eta: float | None) -> dict[str, Any]:

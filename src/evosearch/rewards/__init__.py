@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from evosearch.rewards import cache, plugins
+from evosearch.rewards.weights import Weights
 from evosearch.types import pictures
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ COMBINATIONS = ("weighted", "z_scored", "rank_average", "minimum", "constrained"
 """What makes one reward of several, each a function here."""
 
 __all__ = [
-    "COMBINATIONS", "NAMES", "TensorReward", "allowed_missing", "at_frame_rate", "check", "constrained", "fresh",
-    "load", "minimum", "name_of", "named", "numbered", "pareto", "per_picture", "rank_average", "resolve", "scores",
-    "weighted", "z_scored",
+    "COMBINATIONS", "NAMES", "TensorReward", "allowed_missing", "at_frame_rate", "check", "check_names", "constrained",
+    "fresh", "load", "minimum", "name_of", "named", "numbered", "pareto", "per_picture", "prepare", "rank_average",
+    "resolve", "scores", "weighted", "z_scored",
 ]  # fmt: skip
 
 TensorReward = Callable[[Tensor, list[str]], Tensor]
@@ -75,22 +76,36 @@ def load(name: str) -> TensorReward:
     Raises:
         ValueError: There is none, it cannot be loaded, or it takes no argument.
     """
+    check_names(name)
     name, colon, argument = name.partition(":")
     name, given = name.replace("-", "_"), [argument] if colon else []
     if name not in NAMES:
-        added = plugins.plugins()
-        names = [*NAMES, *dict.fromkeys(plugin.name for plugin in added if plugin.name not in NAMES)]
-        if name in names:
-            if given:
-                raise ValueError(f"reward {name!r} is of another package and takes nothing after it, got :{argument}")
-            return cast(TensorReward, plugins.load(name, added))
-        near = get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"reward must be one of {', '.join(names)} or a callable, got {name!r}{hint}")
+        if given:
+            raise ValueError(f"reward {name!r} is of another package and takes nothing after it, got :{argument}")
+        return cast(TensorReward, plugins.load(name, plugins.plugins()))
     made: Any = getattr(import_module(f"evosearch.rewards.{name}"), NAMES[name])
     if given and not (argument and inspect.isclass(made) and inspect.signature(made).parameters):
         raise ValueError(f"reward must be {name!r} with nothing after it, got {name}:{argument}")
     return cast(TensorReward, made(*given) if inspect.isclass(made) else made)
+
+
+def check_names(reward: Any) -> None:
+    """ValueError where a reward, as `resolve` takes it, names one that is unknown; none is made."""
+    from evosearch.rewards import spelling  # which needs this module
+
+    if isinstance(reward, Mapping | list | tuple):
+        for part in cast(Iterable[Any], reward):
+            check_names(part)
+    elif isinstance(reward, str) and "(" in reward:
+        spelling.check_names(reward)
+    elif isinstance(reward, str):
+        name = reward.partition(":")[0].replace("-", "_")
+        if name not in NAMES:
+            names = [*NAMES, *dict.fromkeys(p.name for p in plugins.plugins() if p.name not in NAMES)]
+            if name not in names:
+                near = get_close_matches(name, names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"reward must be one of {', '.join(names)} or a callable, got {name!r}{hint}")
 
 
 def resolve(reward: Any) -> TensorReward:
@@ -179,6 +194,18 @@ def check(reward: TensorReward, prompt: str, video: bool | None = None) -> None:
     """
     if hasattr(reward, "check"):
         cast(Any, reward).check(prompt, video)
+
+
+def prepare(reward: TensorReward) -> None:
+    """Have a reward, and those that it is made of, load the weights that they have put off until they are needed.
+
+    Raises:
+        ValueError: They cannot be had.
+    """
+    for leaf in cache.leaves(reward):
+        weights = getattr(leaf, "weights", None)
+        if isinstance(weights, Weights):
+            weights()
 
 
 def at_frame_rate(reward: TensorReward, rate: float) -> TensorReward:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from evosearch.checks import samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import fill, locate, pretrained, tensors
-from evosearch.rewards.clip import Clip
+from evosearch.rewards.clip import Clip, device_of
 from evosearch.rewards.facts import CLIP_MODEL, Facts, Source
 from evosearch.rewards.pixels import cropped, normalised
+from evosearch.rewards.weights import Weights
 
 _FILE = "sac+logos+ava1-l14-linearMSE.pth"
 _URL = f"https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/{_FILE.replace('+', '%2B')}"
@@ -58,25 +59,27 @@ class Aesthetic:
         dtype: torch.dtype = torch.float32,
         batch_size: int = 32,
     ) -> None:
-        from transformers import CLIPModel
-
         whole_number("batch_size", batch_size, least=1)
-        path = locate(head, _FILE)
-        made = pretrained(CLIPModel, model, dtype=dtype)
-        del made.text_model, made.text_projection
-        side: int = made.config.vision_config.image_size
-        self._clip = Clip(made, lambda frames: normalised(cropped(frames, side, "torchvision")), device, batch_size)
-        self._head = linear_head(tensors(path), made.config.projection_dim, path).to(self._clip.device)
+        self.device = device_of(device)
+        FACTS.check(model, head)
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self._clip.device
+        def load() -> tuple[Clip, nn.Module]:
+            from transformers import CLIPModel
+
+            path = locate(head, _FILE)
+            made = pretrained(CLIPModel, model, dtype=dtype)
+            del made.text_model, made.text_projection
+            side: int = made.config.vision_config.image_size
+            marks = linear_head(tensors(path), made.config.projection_dim, path).to(self.device)
+            clip = Clip(made, lambda frames: normalised(cropped(frames, side, "torchvision")), self.device, batch_size)
+            return clip, marks
+
+        self.weights = Weights(load)
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
-        return identity("aesthetic", self._clip.model, self._head)
+        return identity("aesthetic", self.weights()[0].model, self.weights()[1])
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples.
@@ -92,7 +95,8 @@ class Aesthetic:
             ValueError: `samples` is not of that shape, or has another number of prompts.
         """
         samples_and_prompts(samples, prompts)
-        return self._head(self._clip.pictures(samples))[..., 0].mean(1).to(samples.device)
+        clip, head = self.weights()
+        return head(clip.pictures(samples))[..., 0].mean(1).to(samples.device)
 
 
 def linear_head(weights: Mapping[str, Tensor], width: int, source: Path, prefix: str = "") -> nn.Module:

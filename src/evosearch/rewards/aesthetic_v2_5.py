@@ -21,6 +21,7 @@ from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import CLIP_MODEL, Facts, Source
 from evosearch.rewards.packages import required, version_of
 from evosearch.rewards.pixels import by_batch, eight_bit, finite, resized
+from evosearch.rewards.weights import Weights
 
 _FILE, _PACKAGE = "aesthetic_predictor_v2_5.pth", "aesthetic_predictor_v2_5"
 _URL = f"https://github.com/discus0434/aesthetic-predictor-v2-5/raw/main/models/{_FILE}"
@@ -62,21 +63,26 @@ class AestheticV25:
         dtype: torch.dtype = torch.float32,
         batch_size: int = 32,
     ) -> None:
-        from transformers import SiglipModel
-
         self._batch_size = whole_number("batch_size", batch_size, least=1)
         self.device = device_of(device)
         package = required(_PACKAGE, "aesthetic_v2_5", "AGPL-3.0 licence")
-        path = locate(head, _FILE)
-        self._sees: Any = pretrained(SiglipModel, model, dtype=dtype).vision_model.to(self.device)
-        self._head: Any = package.AestheticPredictorV2_5Head(self._sees.config)
-        fill(self._head, tensors(path), path)
-        self._head = self._head.to(self.device).eval().requires_grad_(False)
+        FACTS.check(model, head)
+
+        def load() -> tuple[Any, Any]:
+            from transformers import SiglipModel
+
+            path = locate(head, _FILE)
+            sees = pretrained(SiglipModel, model, dtype=dtype).vision_model.to(self.device)
+            marks = package.AestheticPredictorV2_5Head(sees.config)
+            fill(marks, tensors(path), path)
+            return sees, marks.to(self.device).eval().requires_grad_(False)
+
+        self.weights = Weights(load)
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
-        return identity("aesthetic_v2_5", self._sees, self._head, package=version_of(_PACKAGE))
+        return identity("aesthetic_v2_5", *self.weights(), package=version_of(_PACKAGE))
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples.
@@ -98,7 +104,8 @@ class AestheticV25:
         return scores.to(samples.device).masked_fill(~finite(samples), torch.nan)
 
     def _judge(self, frames: Tensor) -> Tensor:
-        side: int = self._sees.config.image_size
+        sees, head = self.weights()
+        side: int = sees.config.image_size
         pixels = resized(eight_bit(frames.to(self.device, torch.float32)), side, side) * 2 - 1
-        seen = self._sees(pixels.to(self._sees.dtype)).pooler_output
-        return self._head(functional.normalize(seen.float(), dim=-1))[:, 0]
+        seen = sees(pixels.to(sees.dtype)).pooler_output
+        return head(functional.normalize(seen.float(), dim=-1))[:, 0]

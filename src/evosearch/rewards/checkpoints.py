@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -56,6 +56,27 @@ def locate(place: str | Path, file: str) -> Path:
     if name.startswith(("https://", "http://")):
         return _download(name)
     return _from_hub(name, file)
+
+
+def look_for(place: str | Path, file: str) -> None:
+    """ValueError where `locate` would not find a file of a checkpoint; nothing of it is downloaded.
+
+    Args:
+        place: See `locate`.
+        file: What it is called there; ``|`` is between several of which any will do.
+    """
+    name, path, files = str(place), Path(place).expanduser(), file.split("|")
+    if path.is_file():
+        return
+    if path.is_dir():
+        if not any((path / each).is_file() for each in files):
+            raise ValueError(f"folder {name} has no file {' or '.join(files)}; put it there, or name another folder")
+    elif name.startswith(("https://", "http://")):
+        if not kept(name, file):
+            _answer(name, whole=False)
+    else:
+        _check_id(name)
+        _look_on_hub(name, files)
 
 
 def kept(place: str, file: str) -> Path | None:
@@ -198,12 +219,34 @@ def config_of(place: str | Path, file: str = "config.json", needed: Sequence[str
     return config
 
 
+def _check_id(name: str) -> None:
+    """ValueError for what is no name as the hub has them."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise ValueError(f"there is no file or folder {name}, and it is no hub id 'owner/name'; check its spelling")
+
+
+def _look_on_hub(name: str, files: Sequence[str]) -> None:
+    """ValueError unless one of these files is in the hub's cache, or the hub has it and gives it to us."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
+
+    try:
+        if any(kept(name, file) for file in files):
+            return
+        for file in files[:-1]:
+            with suppress(RemoteEntryNotFoundError):
+                hf_hub_download(name, file, dry_run=True)
+                return
+        hf_hub_download(name, files[-1], dry_run=True)
+    except (OSError, HFValidationError) as error:
+        raise ValueError(_reason(name, error, files[0])) from error
+
+
 def _from_hub(name: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise ValueError(f"there is no file or folder {name}, and it is no hub id 'owner/name'; check its spelling")
+    _check_id(name)
     try:
         return Path(hf_hub_download(name, file))
     except (OSError, HFValidationError) as error:  # what the hub's client raises is an OSError, too
@@ -217,25 +260,30 @@ def kept_at(url: str) -> Path:
 
 
 def _download(url: str) -> Path:
+    path = kept_at(url)
+    if not path.is_file():
+        content = _answer(url, whole=True)
+        with _whole(path) as unfinished:
+            unfinished.write_bytes(content)
+    return path
+
+
+def _answer(url: str, whole: bool) -> bytes:
+    """What is at a URL; nothing of it, but that it is there, where the whole is not wanted."""
     from http.client import HTTPException
     from urllib.request import urlopen
 
     from huggingface_hub import is_offline_mode
 
     path = kept_at(url)
-    if path.is_file():
-        return path
     advice = f"get it by other means, and give the path of {path.name.partition('-')[2]}"
     if is_offline_mode():
         raise ValueError(f"{url} cannot be had: HF_HUB_OFFLINE is set, and it is not in {path.parent}; {advice}")
     try:
         with urlopen(url, timeout=_PATIENCE) as answer:
-            content = answer.read()  # whole, or an error
+            return answer.read() if whole else b""  # all that there is, or an error
     except (OSError, HTTPException) as error:
         raise ValueError(f"{url} cannot be had ({first_line(error)}); check the network, or {advice}") from error
-    with _whole(path) as unfinished:
-        unfinished.write_bytes(content)
-    return path
 
 
 def _converted(path: Path, inside: str | None) -> Path:

@@ -14,9 +14,10 @@ from torch import Tensor
 from evosearch.checks import one_of, samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import pretrained, tokenizer_of
-from evosearch.rewards.clip import Clip
+from evosearch.rewards.clip import Clip, device_of
 from evosearch.rewards.facts import CLIP_MODEL, CLIP_TOKENIZER, Facts, Source
 from evosearch.rewards.pixels import cropped, normalised
+from evosearch.rewards.weights import Weights
 
 FACTS = Facts(
     "-1 to 1, most at 0.15 to 0.35",
@@ -56,29 +57,32 @@ class ClipScore:
         dtype: torch.dtype = torch.float32,
         batch_size: int = 32,
     ) -> None:
-        from transformers import CLIPModel
-
         self._variant = one_of("variant", variant, VARIANTS)
         whole_number("batch_size", batch_size, least=1)
-        made = pretrained(CLIPModel, model, dtype=dtype)
-        side: int = made.config.vision_config.image_size
-        self._clip = Clip(
-            made,
-            lambda frames: normalised(cropped(frames, side, "torchvision")),
-            device,
-            batch_size,
-            tokenizer_of(model, made.config.text_config.vocab_size),
-        )
+        self.device = device_of(device)
+        FACTS.check(model)
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self._clip.device
+        def load() -> Clip:
+            from transformers import CLIPModel
+
+            made = pretrained(CLIPModel, model, dtype=dtype)
+            side: int = made.config.vision_config.image_size
+            tokenizer = tokenizer_of(model, made.config.text_config.vocab_size)
+            return Clip(
+                made,
+                lambda frames: normalised(cropped(frames, side, "torchvision")),
+                self.device,
+                batch_size,
+                tokenizer,
+            )
+
+        self.weights = Weights(load)
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
-        return identity("clip_score", self._clip.model, variant=self._variant, words=self._clip.words)
+        clip = self.weights()
+        return identity("clip_score", clip.model, variant=self._variant, words=clip.words)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
@@ -94,7 +98,7 @@ class ClipScore:
             ValueError: `samples` is not of that shape, or has another number of prompts.
         """
         samples_and_prompts(samples, prompts)
-        cosines = self._clip.cosines(samples, prompts)
+        cosines = self.weights().cosines(samples, prompts)
         if self._variant != "cosine":
             cosines = (2.5 if self._variant == "hessel" else 100) * cosines.clamp(min=0)
         return cosines.mean(1).to(samples.device)

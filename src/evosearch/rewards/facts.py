@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from evosearch.rewards.checkpoints import kept
+from evosearch.rewards.checkpoints import kept, look_for
 from evosearch.rewards.packages import installed
 
 
@@ -51,6 +52,16 @@ class Facts:
     bundled: bool = False
     variables: tuple[str, ...] = ()
     package: str = ""
+
+    def check(self, *places: str | Path) -> None:
+        """ValueError of one sentence where something is neither here nor to be had; nothing is loaded or downloaded.
+
+        Args:
+            places: Where the files of each source are to be taken from.
+        """
+        for place, source in zip(places, self.sources, strict=True):
+            for file in source.files:
+                look_for(place, file)
 
     @property
     def download(self) -> str:

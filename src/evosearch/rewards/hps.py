@@ -19,9 +19,10 @@ from torch.nn import functional
 from evosearch.checks import samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of
-from evosearch.rewards.clip import Clip
+from evosearch.rewards.clip import Clip, device_of
 from evosearch.rewards.facts import CLIP_TOKENIZER, Facts, Source
 from evosearch.rewards.pixels import eight_bit, normalised
+from evosearch.rewards.weights import Weights
 
 _FILE = "HPS_v2.1_compressed.pt"
 FACTS = Facts(
@@ -84,32 +85,24 @@ class Hps:
         dtype: torch.dtype = torch.float32,
         batch_size: int = 32,
     ) -> None:
-        from transformers import CLIPConfig, CLIPModel
-        from transformers.initialization import no_init_weights
-
         whole_number("batch_size", batch_size, least=1)
-        path = locate(model, _FILE)
-        described = config_of(base, needed=("text_config", "vision_config"))
-        for part in ("text_config", "vision_config"):
-            described[part] = {**described[part], "hidden_act": "gelu"}  # open_clip's; CLIPConfig's is its quick form
-        config: Any = CLIPConfig(**described)
-        tokenizer = tokenizer_of(base, config.text_config.vocab_size)
-        with no_init_weights():  # random numbers for a billion weights would take half a minute
-            made: Any = CLIPModel(config)
-        fill(made, _split(tensors(path, "state_dict")), path, _published)
-        side: int = config.vision_config.image_size
-        made = made.to(dtype).eval().requires_grad_(False)
-        self._clip = Clip(made, lambda frames: normalised(contained(frames, side)), device, batch_size, tokenizer)
+        self.device = device_of(device)
+        FACTS.check(model, base)
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self._clip.device
+        def load() -> Clip:
+            path = locate(model, _FILE)
+            config = _config(base)
+            tokenizer = tokenizer_of(base, config.text_config.vocab_size)
+            made = _clip(tensors(path, "state_dict"), config, path).to(dtype)
+            side: int = config.vision_config.image_size
+            return Clip(made, lambda frames: normalised(contained(frames, side)), self.device, batch_size, tokenizer)
+
+        self.weights = Weights(load)
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
-        return identity("hps", self._clip.model, words=self._clip.words)
+        return identity("hps", self.weights().model, words=self.weights().words)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
@@ -125,7 +118,7 @@ class Hps:
             ValueError: `samples` is not of that shape, or has another number of prompts.
         """
         samples_and_prompts(samples, prompts)
-        return self._clip.cosines(samples, prompts).mean(1).to(samples.device)
+        return self.weights().cosines(samples, prompts).mean(1).to(samples.device)
 
 
 def contained(frames: Tensor, side: int) -> Tensor:
@@ -145,6 +138,25 @@ def contained(frames: Tensor, side: int) -> Tensor:
         pixels = functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
     left, top = (side - width) // 2, (side - height) // 2
     return functional.pad(pixels, (left, side - width - left, top, side - height - top))
+
+
+def _config(base: str | Path) -> Any:
+    from transformers import CLIPConfig
+
+    described = config_of(base, needed=("text_config", "vision_config"))
+    for part in ("text_config", "vision_config"):
+        described[part] = {**described[part], "hidden_act": "gelu"}  # open_clip's; CLIPConfig's is its quick form
+    return CLIPConfig(**described)
+
+
+def _clip(weights: Mapping[str, Tensor], config: Any, source: Path) -> Any:
+    from transformers import CLIPModel
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():  # random numbers for a billion weights would take half a minute
+        made: Any = CLIPModel(config)
+    fill(made, _split(weights), source, _published)
+    return made.eval().requires_grad_(False)
 
 
 def _published(name: str) -> str:

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from evosearch.checks import samples_and_prompts, whole_number
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of
+from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import QWEN_TOKENIZER, Facts, Source
 from evosearch.rewards.qwen_2024 import qwen2_vl, states
 from evosearch.rewards.qwen_vl import QwenVL
+from evosearch.rewards.weights import Weights
 
 _FILE = "HPSv3.safetensors"
 FACTS = Facts(
@@ -68,24 +70,25 @@ class HpsV3:
         batch_size: int = 8,
     ) -> None:
         whole_number("batch_size", batch_size, least=1)
-        path = locate(model, _FILE)
-        described = config_of(base, needed=("vision_config",))
-        weights = tensors(path)
-        made = qwen2_vl(weights, described, path, _names(weights), dtype)
-        tokenizer = tokenizer_of(base, made.config.text_config.vocab_size, extra=(_MARK,))
-        self._mark: int = tokenizer.convert_tokens_to_ids(_MARK)
-        self._qwen = QwenVL(made, tokenizer, device, batch_size, least=_PIXELS, most=_PIXELS)
-        self._head = _head(weights, made.config.text_config.hidden_size, path).to(self._qwen.device)
+        self.device = device_of(device)
+        FACTS.check(model, base)
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self._qwen.device
+        def load() -> tuple[QwenVL, nn.Module]:
+            path = locate(model, _FILE)
+            described = config_of(base, needed=("vision_config",))
+            weights = tensors(path)
+            made = qwen2_vl(weights, described, path, _names(weights), dtype)
+            tokenizer = tokenizer_of(base, made.config.text_config.vocab_size, extra=(_MARK,))
+            head = _head(weights, made.config.text_config.hidden_size, path).to(self.device)
+            return QwenVL(made, tokenizer, self.device, batch_size, least=_PIXELS, most=_PIXELS), head
+
+        self.weights = Weights(load)
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
-        return self._qwen.identity("hps_v3", self._head)
+        qwen, head = self.weights()
+        return qwen.identity("hps_v3", head)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
@@ -107,11 +110,13 @@ class HpsV3:
         samples_and_prompts(samples, prompts)
         if not len(samples):
             return torch.zeros(0, 1, device=samples.device), torch.zeros(0, 1, device=samples.device)
-        mean, log_deviation = self._qwen.stills(self._judge, samples, _QUESTION, prompts).unbind(-1)
+        mean, log_deviation = self.weights()[0].stills(self._judge, samples, _QUESTION, prompts).unbind(-1)
         return mean, log_deviation.exp()
 
     def _judge(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self._head(states(self._qwen.model, inputs)[inputs["input_ids"] == self._mark].float())
+        qwen, head = self.weights()
+        mark = qwen.tokenizer.convert_tokens_to_ids(_MARK)
+        return head(states(qwen.model, inputs)[inputs["input_ids"] == mark].float())
 
 
 def _names(weights: Mapping[str, Tensor]) -> Callable[[str], str]:

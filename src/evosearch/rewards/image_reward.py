@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evosearch.checks import samples_and_prompts, whole_number
 from evosearch.rewards.aesthetic import linear_head
@@ -21,6 +21,7 @@ from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, toke
 from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import Facts, Source
 from evosearch.rewards.pixels import cropped, finite, normalised
+from evosearch.rewards.weights import Weights
 
 _FILE, _CONFIG = "ImageReward.pt", "med_config.json"
 FACTS = Facts(
@@ -50,6 +51,15 @@ _TEXT = (
 )  # fmt: skip
 _TOKENS = 35  # of a prompt, the first and last of which are marks
 _MEAN, _STD = 0.16717362830052426, 1.0333394966054072  # of the rewards of its authors' data
+
+
+class _Weights(NamedTuple):
+    """What sees, what reads, the head on both, and the tokenizer of what reads."""
+
+    sees: Any
+    reads: Any
+    head: nn.Module
+    tokenizer: Any
 
 
 class ImageReward:
@@ -84,20 +94,26 @@ class ImageReward:
     ) -> None:
         self._batch_size = whole_number("batch_size", batch_size, least=1)
         self.device = device_of(device)
-        path = locate(model, _FILE)
-        config = config_of(path.parent if Path(model).is_file() else model, _CONFIG, _TEXT)
-        self._tokenizer: Any = tokenizer_of(tokenizer, config["vocab_size"], extra=("[DEC]", "[ENC]"))
-        weights = tensors(path)
-        sees, reads = _blip(weights, config, path)
-        self._sees, self._reads = (part.to(self.device, dtype).eval().requires_grad_(False) for part in (sees, reads))
-        self._head = linear_head(weights, reads.config.hidden_size, path, prefix="mlp.").to(self.device)
-        self._side: int = sees.config.image_size
+        FACTS.check(model, tokenizer)
+
+        def load() -> _Weights:
+            path = locate(model, _FILE)
+            config = config_of(path.parent if Path(model).is_file() else model, _CONFIG, _TEXT)
+            words = tokenizer_of(tokenizer, config["vocab_size"], extra=("[DEC]", "[ENC]"))
+            weights = tensors(path)
+            blip = _blip(weights, config, path)
+            sees, reads = (part.to(self.device, dtype).eval().requires_grad_(False) for part in blip)
+            head = linear_head(weights, reads.config.hidden_size, path, prefix="mlp.").to(self.device)
+            return _Weights(sees, reads, head, words)
+
+        self.weights = Weights(load)
         self._known: dict[str, Tensor] = {}
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
-        return identity("image_reward", self._sees, self._reads, self._head, words=self._tokenizer.get_vocab())
+        *models, tokenizer = self.weights()
+        return identity("image_reward", *models, words=tokenizer.get_vocab())
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
@@ -123,16 +139,17 @@ class ImageReward:
         return scores.to(samples.device).masked_fill(~finite(samples), torch.nan)
 
     def _score(self, frames: Tensor, tokens: Tensor) -> Tensor:
-        pixels = normalised(cropped(frames.to(self.device, torch.float32), self._side, "torchvision"))
-        seen = self._sees(pixels).last_hidden_state
+        sees, reads, head, _ = self.weights()
+        pixels = normalised(cropped(frames.to(self.device, torch.float32), sees.config.image_size, "torchvision"))
+        seen = sees(pixels).last_hidden_state
         ids, mask = tokens.to(self.device).unbind(1)
-        read = self._reads(ids, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False).last_hidden_state
-        return (self._head(read[:, 0].float())[:, 0] - _MEAN) / _STD
+        read = reads(ids, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False).last_hidden_state
+        return (head(read[:, 0].float())[:, 0] - _MEAN) / _STD
 
     def _tokens(self, prompt: str) -> Tensor:
         """Ids and mask of a prompt, (2, tokens)."""
         if prompt not in self._known:
-            found = self._tokenizer(prompt, padding="max_length", truncation=True, max_length=_TOKENS)
+            found = self.weights().tokenizer(prompt, padding="max_length", truncation=True, max_length=_TOKENS)
             self._known[prompt] = torch.tensor([found["input_ids"], found["attention_mask"]])
         return self._known[prompt]
 

@@ -12,6 +12,7 @@ from evosearch import rewards
 from evosearch.checks import one_of, samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity, lasting
 from evosearch.rewards.facts import Facts
+from evosearch.rewards.weights import Weights
 
 FACTS = Facts("of the reward that it is given", "of the reward that it is given", "a reward of pictures")
 REDUCTIONS = {"mean": torch.mean, "min": torch.amin}
@@ -45,6 +46,7 @@ class PerFrame:
         self._every = whole_number("every", every, least=1)
         self._reduce = one_of("reduce", reduce, [*REDUCTIONS])
         self._reward = rewards.resolve(reward)
+        self.weights = Weights(lambda: rewards.prepare(self._reward))
         name = rewards.name_of(reward)
         if getattr(self._reward, "usd_per_call", 0):
             raise ValueError(

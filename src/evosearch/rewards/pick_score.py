@@ -13,9 +13,10 @@ from torch import Tensor
 from evosearch.checks import samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import pretrained, tokenizer_of
-from evosearch.rewards.clip import Clip
+from evosearch.rewards.clip import Clip, device_of
 from evosearch.rewards.facts import CLIP_MODEL, CLIP_TOKENIZER, Facts, Source
 from evosearch.rewards.pixels import cropped, normalised
+from evosearch.rewards.weights import Weights
 
 FACTS = Facts(
     "about 18 to 24",
@@ -58,29 +59,29 @@ class PickScore:
         dtype: torch.dtype = torch.float32,
         batch_size: int = 32,
     ) -> None:
-        from transformers import CLIPModel
-
         whole_number("batch_size", batch_size, least=1)
-        made = pretrained(CLIPModel, model, dtype=torch.float32)
-        self._scale: float = made.logit_scale.exp().item()  # half precision would change it by a percent
-        side: int = made.config.vision_config.image_size
-        self._clip = Clip(
-            made.to(dtype),
-            lambda frames: normalised(cropped(frames, side, "transformers")),
-            device,
-            batch_size,
-            tokenizer_of(tokenizer, made.config.text_config.vocab_size),
-        )
+        self.device = device_of(device)
+        FACTS.check(model, tokenizer)
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self._clip.device
+        def load() -> tuple[Clip, float]:
+            from transformers import CLIPModel
+
+            made = pretrained(CLIPModel, model, dtype=torch.float32)
+            scale: float = made.logit_scale.exp().item()  # half precision would change it by a percent
+            side: int = made.config.vision_config.image_size
+            words = tokenizer_of(tokenizer, made.config.text_config.vocab_size)
+            return Clip(
+                made.to(dtype), lambda frames: normalised(cropped(frames, side, "transformers")), self.device,
+                batch_size, words,
+            ), scale  # fmt: skip
+
+        self.weights = Weights(load)
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
-        return identity("pick_score", self._clip.model, scale=self._scale, words=self._clip.words)
+        clip, scale = self.weights()
+        return identity("pick_score", clip.model, scale=scale, words=clip.words)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
@@ -96,4 +97,5 @@ class PickScore:
             ValueError: `samples` is not of that shape, or has another number of prompts.
         """
         samples_and_prompts(samples, prompts)
-        return self._scale * self._clip.cosines(samples, prompts).mean(1).to(samples.device)
+        clip, scale = self.weights()
+        return scale * clip.cosines(samples, prompts).mean(1).to(samples.device)

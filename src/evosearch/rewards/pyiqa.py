@@ -18,6 +18,7 @@ from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import Facts
 from evosearch.rewards.packages import required, version_of
 from evosearch.rewards.pixels import by_batch, eight_bit, finite
+from evosearch.rewards.weights import Weights
 
 _TERMS = "PolyForm Noncommercial and S-Lab licences, not for commercial use"
 FACTS = Facts("the metric's own", f"{_TERMS}; weights by metric", "no prompt, and a metric's name", package="pyiqa")
@@ -58,21 +59,24 @@ class Pyiqa:
         _check(metric, package.list_models(), package.list_models(metric_mode="NR"))
         self.device, self.differentiable = device_of(device), differentiable
         self._settings = {"metric": metric, "options": options, "package": version_of("pyiqa")}
-        graph = {"as_loss": True, "loss_reduction": "none"} if differentiable else {}
-        try:
-            made = package.create_metric(metric, device=self.device, **options, **graph)
-            self._metric = made.eval().requires_grad_(False)
-        except Exception as error:  # of the metric's own code, or of its download
-            raise ValueError(f"pyiqa cannot make its metric {metric!r}: {first_line(error)}") from error
-        self._sign = -1.0 if self._metric.lower_better else 1.0
         self.__name__ = f"pyiqa:{metric}"
+
+        def load() -> Any:
+            graph = {"as_loss": True, "loss_reduction": "none"} if differentiable else {}
+            try:
+                made = package.create_metric(metric, device=self.device, **options, **graph)
+                return made.eval().requires_grad_(False)
+            except Exception as error:  # of the metric's own code, or of its download
+                raise ValueError(f"pyiqa cannot make its metric {metric!r}: {first_line(error)}") from error
+
+        self.weights = Weights(load)
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`; none where the package's version, on which its metrics depend, is unknown."""
         if self._settings["package"] is None:
             raise AttributeError("cache_key: the version of pyiqa is unknown")
-        return identity("pyiqa", self._metric, **self._settings)
+        return identity("pyiqa", self.weights(), **self._settings)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples.
@@ -97,14 +101,15 @@ class Pyiqa:
         return found.to(samples.device)
 
     def _judge(self, frames: Tensor) -> Tensor:
-        given = self._metric(eight_bit(frames.to(self.device, torch.float32)))
+        metric = self.weights()
+        given = metric(eight_bit(frames.to(self.device, torch.float32)))
         scores = torch.as_tensor(given).float().flatten()
         if len(scores) != len(frames):
             raise ValueError(
                 f"{self.__name__} must give one number a picture, got {len(scores)} for {len(frames)} pictures; "
                 "take another metric"
             )
-        return self._sign * scores
+        return -scores if metric.lower_better else scores
 
 
 def _check(metric: Any, known: list[str], alone: list[str]) -> None:

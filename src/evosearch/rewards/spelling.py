@@ -25,11 +25,23 @@ def made(text: str) -> TensorReward:
     >>> made("constrained(maximise=jpeg, subject_to={shapes-quality: .5})").__name__
     'constrained(maximise=jpeg, subject_to={shapes_quality: 0.5})'
     """
+    return rewards.resolve(_value(_tree(text), text))
+
+
+def check_names(text: str) -> None:
+    """ValueError where a text of this kind has a name that is no reward's and no combination's; nothing is made."""
+    tree = _tree(text)
+    called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            _function(node.id) if node in called else rewards.check_names(node.id)
+
+
+def _tree(text: str) -> ast.expr:
     try:
-        tree = ast.parse(_HYPHEN.sub("_", text.strip()), mode="eval").body
+        return ast.parse(_HYPHEN.sub("_", text.strip()), mode="eval").body
     except (SyntaxError, ValueError):
         raise _wrong(text) from None
-    return rewards.resolve(_value(tree, text))
 
 
 def _value(node: ast.expr, text: str) -> Any:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from evosearch.checks import one_of, samples_and_prompts, whole_number
+from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import CLIP_MODEL, QWEN_TOKENIZER, Facts, Source
 from evosearch.rewards.qwen_vl import LEAST_PIXELS, MOST_PIXELS, QwenVL, chat
+from evosearch.rewards.weights import Weights
 
 FACTS = Facts(
     "1 to 5",
@@ -96,17 +98,14 @@ class UnifiedReward:
         whole_number("batch_size", batch_size, least=1)
         whole_number("max_pixels", max_pixels, least=LEAST_PIXELS)
         self._length = whole_number("max_tokens", max_tokens, least=1)
-        self._qwen = QwenVL(*chat(model, dtype), device, batch_size, most=max_pixels)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self._qwen.device
+        self.device = device_of(device)
+        FACTS.check(model)
+        self.weights = Weights(lambda: QwenVL(*chat(model, dtype), self.device, batch_size, most=max_pixels))
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
-        return self._qwen.identity("unified_reward", dimension=self._dimension, tokens=self._length)
+        return self.weights().identity("unified_reward", dimension=self._dimension, tokens=self._length)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
@@ -131,7 +130,7 @@ class UnifiedReward:
             return torch.tensor([read(answer, names) for answer in self._answers(inputs)])
 
         with torch.no_grad():
-            return self._qwen.judged(judge, shown, question, prompts)
+            return self.weights().judged(judge, shown, question, prompts)
 
     def check(self, prompt: str, video: bool | None = None) -> None:
         """ValueError for a video where the dimension is of pictures alone."""
@@ -149,9 +148,10 @@ class UnifiedReward:
 
     def _answers(self, inputs: dict[str, Tensor]) -> list[str]:
         """What the model writes; nothing where it did not come to an end."""
-        made = self._qwen.written(inputs, self._length)
-        ends = torch.tensor(self._qwen.model.generation_config.eos_token_id, device=made.device).flatten()
-        texts: list[str] = self._qwen.tokenizer.batch_decode(made, skip_special_tokens=True)
+        qwen = self.weights()
+        made = qwen.written(inputs, self._length)
+        ends = torch.tensor(qwen.model.generation_config.eos_token_id, device=made.device).flatten()
+        texts: list[str] = qwen.tokenizer.batch_decode(made, skip_special_tokens=True)
         ended = torch.isin(made, ends).any(1).tolist()
         return [text if whole else "" for text, whole in zip(texts, ended, strict=True)]
 

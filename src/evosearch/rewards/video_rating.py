@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evosearch.checks import above_zero, one_of, samples_and_prompts, whole_number
+from evosearch.rewards.clip import device_of
 from evosearch.rewards.pixels import finite
 from evosearch.rewards.qwen_video import QwenVideo
 
@@ -21,33 +22,30 @@ _LONGEST = 200  # times the other side
 class VideoRating:
     """A reward of videos that is the sum or mean of several ratings, or one of them.
 
-    A subclass has `name`, `ratings` and a `QwenVideo`, and says which frames it looks at, how it rates them, and what
-    the whole is.
+    A subclass has `name`, `ratings` and `weights`, a `QwenVideo` among them, and says which frames it looks at, how it
+    rates them, and what the whole is.
 
     Args:
         dimension: One of the ratings, or ``Overall``.
         frame_rate: Of the videos, per second; None: of the pipeline in a run, else 16.
+        device: Where it computes; None: the GPU if there is one.
         batch_size: Videos at a time.
     """
 
     name: str
     ratings: Sequence[str]
 
-    _qwen: QwenVideo
-
-    def __init__(self, dimension: str, frame_rate: float | None, batch_size: int) -> None:
+    def __init__(
+        self, dimension: str, frame_rate: float | None, device: torch.device | str | None, batch_size: int
+    ) -> None:
         self.dimension = one_of("dimension", dimension, ("Overall", *self.ratings))
         self.frame_rate = None if frame_rate is None else above_zero("frame_rate", frame_rate)
         self._batch_size = whole_number("batch_size", batch_size, least=1)
+        self.device = device_of(device)
 
     @property
     def __name__(self) -> str:
         return self.name if self.dimension == "Overall" else f"{self.name} {self.dimension}"
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self._qwen.device
 
     def only(self, dimension: str) -> Self:
         """The same reward of another dimension; the weights are shared."""
@@ -114,6 +112,11 @@ class VideoRating:
     def _shown_at(self) -> float:
         """Frames of its videos per second."""
         return float(self.frame_rate or _RATE)
+
+    @property
+    def _qwen(self) -> QwenVideo:
+        """The model, loaded if need be."""
+        raise NotImplementedError
 
     def _chosen(self, frames: int) -> list[int]:
         """Which frames of a video of so many are looked at."""

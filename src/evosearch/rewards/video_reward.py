@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from evosearch.rewards.facts import QWEN_TOKENIZER, Facts, Source
 from evosearch.rewards.qwen_2024 import qwen2_vl, states
 from evosearch.rewards.qwen_video import QwenVideo, sampled
 from evosearch.rewards.video_rating import VideoRating
+from evosearch.rewards.weights import Weights
 
 _FILE, _CONFIG = "checkpoint-11352/model.pth", "model_config.json"
 FACTS = Facts(
@@ -36,6 +38,14 @@ NORMS = {"VQ": (3.6757, 2.2476), "MQ": (1.1646, 1.3811), "TA": (2.8105, 2.5121)}
 _MARKS = tuple(f"<|{part}_reward|>" for part in NORMS)
 _QUESTION = Path(__file__).with_suffix(".txt").read_text("utf-8").replace("{text_prompt}", "{}")
 _OUTER = "base_model.model."
+
+
+class _Weights(NamedTuple):
+    """The model, its head, and how many frames a second it was trained on."""
+
+    qwen: QwenVideo
+    head: nn.Module
+    fps: float
 
 
 class VideoReward(VideoRating):
@@ -75,32 +85,41 @@ class VideoReward(VideoRating):
         dtype: torch.dtype = torch.bfloat16,
         batch_size: int = 4,
     ) -> None:
-        super().__init__(dimension, frame_rate, batch_size)
-        path = locate(model, _FILE)
-        self._fps, most, scale = _settings(path.parents[1] if Path(model).is_file() else model)
-        config = config_of(base, needed=("vision_config",))
-        weights = tensors(path)
-        made = qwen2_vl(_merged(weights, scale, dtype, path), config, path, _published, dtype)
-        tokenizer = tokenizer_of(base, made.config.text_config.vocab_size, extra=_MARKS)
-        self._qwen = QwenVideo(made, tokenizer, device, batch_size, most)
-        self._head = _head(weights, made.config.text_config.hidden_size, path).to(self.device)
-        self._marks = torch.tensor(tokenizer.convert_tokens_to_ids(list(_MARKS)), device=self.device)
-        self._mean, self._std = torch.tensor(list(NORMS.values()), device=self.device).T
+        super().__init__(dimension, frame_rate, device, batch_size)
+        FACTS.check(model, base)
+
+        def load() -> _Weights:
+            path = locate(model, _FILE)
+            fps, most, scale = _settings(path.parents[1] if Path(model).is_file() else model)
+            config = config_of(base, needed=("vision_config",))
+            weights = tensors(path)
+            made = qwen2_vl(_merged(weights, scale, dtype, path), config, path, _published, dtype)
+            tokenizer = tokenizer_of(base, made.config.text_config.vocab_size, extra=_MARKS)
+            head = _head(weights, made.config.text_config.hidden_size, path).to(self.device)
+            return _Weights(QwenVideo(made, tokenizer, self.device, batch_size, most), head, fps)
+
+        self.weights = Weights(load)
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
-        return self._identity(self._head, fps=self._fps)
+        return self._identity(self.weights().head, fps=self.weights().fps)
+
+    @property
+    def _qwen(self) -> QwenVideo:
+        return self.weights().qwen
 
     def _chosen(self, frames: int) -> list[int]:
-        return sampled(frames, self._shown_at, self._fps)
+        return sampled(frames, self._shown_at, self.weights().fps)
 
     def _rate(self, videos: Tensor, prompts: list[str]) -> Tensor:
-        inputs = self._qwen.inputs(videos, _QUESTION, prompts)
-        marked = torch.isin(inputs["input_ids"], self._marks)
-        said = states(self._qwen.model, inputs)[marked].view(len(videos), len(_MARKS), -1)
-        raw = self._head(said.float())[..., 0]
-        return (raw - self._mean) / self._std
+        qwen, head, _ = self.weights()
+        inputs = qwen.inputs(videos, _QUESTION, prompts)
+        marks = torch.tensor(qwen.tokenizer.convert_tokens_to_ids(list(_MARKS)), device=self.device)
+        said = states(qwen.model, inputs)[torch.isin(inputs["input_ids"], marks)].view(len(videos), len(_MARKS), -1)
+        raw = head(said.float())[..., 0]
+        mean, std = raw.new_tensor(list(NORMS.values())).T
+        return (raw - mean) / std
 
     def _whole(self, rated: Tensor) -> Tensor:
         return rated.sum(1)

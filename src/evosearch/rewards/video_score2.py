@@ -22,6 +22,7 @@ from evosearch.rewards.facts import CLIP_MODEL, QWEN_TOKENIZER, Facts, Source
 from evosearch.rewards.qwen_video import QwenVideo, sampled
 from evosearch.rewards.qwen_vl import chat
 from evosearch.rewards.video_rating import VideoRating
+from evosearch.rewards.weights import Weights
 
 FACTS = Facts(
     "0.2 to 5",
@@ -93,16 +94,26 @@ class VideoScore2(VideoRating):
         dtype: torch.dtype = torch.bfloat16,
         batch_size: int = 4,
     ) -> None:
-        super().__init__(dimension, frame_rate, batch_size)
+        super().__init__(dimension, frame_rate, device, batch_size)
         self._variant = one_of("variant", variant, VARIANTS)
         self._most_tokens = whole_number("most_tokens", most_tokens, least=1)
-        self._qwen = QwenVideo(*chat(model, dtype, ["qwen2_5_vl"]), device, batch_size, _MOST_PIXELS, _ALL_PIXELS)
-        self._digits = self._qwen.tokenizer.convert_tokens_to_ids([*"12345"])
+        FACTS.check(model)
+        self.weights = Weights(
+            lambda: QwenVideo(*chat(model, dtype, ["qwen2_5_vl"]), self.device, batch_size, _MOST_PIXELS, _ALL_PIXELS)
+        )
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
         return self._identity(variant=self._variant, tokens=self._most_tokens)
+
+    @property
+    def _qwen(self) -> QwenVideo:
+        return self.weights()
+
+    @property
+    def _digits(self) -> list[int]:
+        return self._qwen.tokenizer.convert_tokens_to_ids([*"12345"])
 
     def _chosen(self, frames: int) -> list[int]:
         return sampled(frames, self._shown_at, _FPS, math.floor)
@@ -120,9 +131,9 @@ class VideoScore2(VideoRating):
 
     def _read(self, written: Sequence[int], logits: Tensor) -> Tensor:
         """The scores in what was written, (3,), by the logits that ratings had for each of its words, (words, 5)."""
-        decode = self._qwen.tokenizer.decode
+        decode, digits = self._qwen.tokenizer.decode, self._digits
         thought = decode(written).rfind(_THOUGHT)
-        before = {k: decode(written[:k]) for k, token in enumerate(written) if token in self._digits}
+        before = {k: decode(written[:k]) for k, token in enumerate(written) if token in digits}
         answers = {k: text for k, text in before.items() if len(text) > thought}
         scores = torch.full((len(NAMES),), torch.nan)
         for part, name in enumerate(NAMES.values()):

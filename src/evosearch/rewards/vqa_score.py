@@ -8,14 +8,16 @@ says compares with no score of another model.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from evosearch.checks import one_of, samples_and_prompts, whole_number
+from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import CLIP_MODEL, QWEN_TOKENIZER, Facts, Source
 from evosearch.rewards.qwen_vl import LEAST_PIXELS, MOST_PIXELS, QwenVL, chat
+from evosearch.rewards.weights import Weights
 
 FACTS = Facts(
     "0 to 1",
@@ -26,6 +28,14 @@ FACTS = Facts(
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 VARIANTS = ("vqascore", "yes_no")
 _YES, _NO = ("Yes", "yes", "YES", " Yes", " yes"), ("No", "no", "NO", " No", " no")
+
+
+class _Weights(NamedTuple):
+    """The model, and its words for yes and no."""
+
+    qwen: QwenVL
+    yes: list[int]
+    no: list[int]
 
 
 class VqaScore:
@@ -68,18 +78,19 @@ class VqaScore:
         if question.count("{}") != 1:
             raise ValueError(f"question must have {{}} once, where the prompt goes, got {question!r}")
         self._question = question
-        self._qwen = QwenVL(*chat(model, dtype), device, batch_size, most=max_pixels)
-        self._yes, self._no = (_words(self._qwen.tokenizer, spellings) for spellings in (_YES, _NO))
+        self.device = device_of(device)
+        FACTS.check(model)
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self._qwen.device
+        def load() -> _Weights:
+            qwen = QwenVL(*chat(model, dtype), self.device, batch_size, most=max_pixels)
+            return _Weights(qwen, _words(qwen.tokenizer, _YES), _words(qwen.tokenizer, _NO))
+
+        self.weights = Weights(load)
 
     @property
     def cache_key(self) -> str:
         """See `evosearch.rewards.cache`."""
-        return self._qwen.identity("vqa_score", variant=self._variant, question=self._question)
+        return self.weights().qwen.identity("vqa_score", variant=self._variant, question=self._question)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
         """Score samples against their prompts.
@@ -95,13 +106,14 @@ class VqaScore:
             ValueError: `samples` is not of that shape, or has another number of prompts.
         """
         samples_and_prompts(samples, prompts)
-        return self._qwen.stills(self._sure, samples, self._question, prompts).mean(1)
+        return self.weights().qwen.stills(self._sure, samples, self._question, prompts).mean(1)
 
     def _sure(self, inputs: dict[str, Tensor]) -> Tensor:
-        logits = self._qwen.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
+        qwen, yes_words, no_words = self.weights()
+        logits = qwen.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         if self._variant == "vqascore":
-            return logits.softmax(-1)[:, self._yes[0]]
-        yes, no = (logits[:, words].logsumexp(-1) for words in (self._yes, self._no))
+            return logits.softmax(-1)[:, yes_words[0]]
+        yes, no = (logits[:, words].logsumexp(-1) for words in (yes_words, no_words))
         return (yes - no).sigmoid()
 
 
