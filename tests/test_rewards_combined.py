@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -244,6 +246,12 @@ def test_a_combination_can_be_spelled(text, name):
         ("constrained(jpeg, {})", "subject_to must have a threshold of at least one reward"),
         ("constrained(jpeg, {shapes: many})", "subject_to: shapes must have a number as its threshold, got 'many'"),
         ("weighted({jpeg: much})", "reward jpeg must have a number as its weight, got 'much'"),
+        (
+            "weighted(shapes)",
+            r"^weighted must be given rewards with their weights, as in weighted\(\{a: 1, b.*'shapes'$",
+        ),
+        ("weighted([shapes])", r"^reward must be a name or a combination"),
+        ("weighted({})", "reward must name at least one reward"),
         ("pareto(shapes)", "pareto takes at least two rewards, got 1"),
         ("minimum(pareto(shapes, jpeg))", "pareto keeps rewards apart and cannot be a part of another"),
     ],
@@ -251,6 +259,12 @@ def test_a_combination_can_be_spelled(text, name):
 def test_what_is_spelled_wrong_is_said(wrong, message):
     with pytest.raises(ValueError, match=message):
         rewards.resolve(wrong)
+
+
+@pytest.mark.parametrize("weights", ["shapes", ["shapes"], ("shapes", 1), 3, None, RED])
+def test_weights_are_a_mapping(weights):
+    with pytest.raises(ValueError, match=r"^weighted must be given rewards with their weights, as in .*, got "):
+        rewards.weighted(weights)
 
 
 # In a search
@@ -317,6 +331,9 @@ def test_combinations_are_listed():
     found = {name: said for name, *said in lines()}
     assert found["constrained"] == [
         "One reward, among samples for which others reach their thresholds.",
-        "of other rewards: constrained(maximise, subject_to)",
+        "of other rewards: constrained(maximise=a, subject_to={b: 0.5})",
     ]
-    assert found.keys() >= {*rewards.COMBINATIONS}
+    for name in rewards.COMBINATIONS:
+        spelled = found[name][1].removeprefix("of other rewards: ")
+        spelled = re.sub(r"\b[ab]\b", lambda letter: {"a": "jpeg", "b": "shapes"}[letter[0]], spelled)
+        assert rewards.resolve(spelled).__name__.startswith(name if name != "weighted" else "1 jpeg")

@@ -9,6 +9,16 @@ from evosearch import rewards
 from evosearch.rewards.facts import Facts
 from evosearch.rewards.plugins import Plugin, plugins
 
+_SPELLED = {
+    "weighted": "weighted({a: 1, b: 0.5})",
+    "z_scored": "z_scored(a, b, settle=16)",
+    "rank_average": "rank_average(a, b, settle=16)",
+    "minimum": "minimum(a, b)",
+    "constrained": "constrained(maximise=a, subject_to={b: 0.5})",
+    "pareto": "pareto(a, b)",
+}
+"""How each combination of rewards ``a`` and ``b`` is written."""
+
 
 def lines() -> list[list[str]]:
     """Of each reward its name and what is to be shown of it; nothing of a plug-in is imported."""
@@ -38,8 +48,7 @@ def _built_in(name: str) -> list[str]:
 
 def _combination(name: str) -> list[str]:
     function = getattr(rewards, name)
-    takes = ", ".join(inspect.signature(function).parameters)
-    return [name, inspect.cleandoc(function.__doc__ or "").splitlines()[0], f"of other rewards: {name}({takes})"]
+    return [name, inspect.cleandoc(function.__doc__ or "").splitlines()[0], f"of other rewards: {_SPELLED[name]}"]
 
 
 def _added(found: list[Plugin]) -> list[list[str]]:

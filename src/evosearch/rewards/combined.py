@@ -133,11 +133,15 @@ def weighted(weights: Mapping[Any, float]) -> Combined:
         weights: Of each reward, a name or a callable.
 
     Raises:
-        ValueError: There is no reward, one is unknown, or a weight is no number.
+        ValueError: There is no reward, one is unknown, a weight is no number, or there are none.
 
     >>> weighted({"shapes": 1, "jpeg": 0.01}).__name__
     '1 shapes + 0.01 jpeg'
     """
+    if not isinstance(weights, Mapping):
+        raise ValueError(
+            f"weighted must be given rewards with their weights, as in weighted({{a: 1, b: 0.5}}), got {weights!r}"
+        )
     if not weights:
         raise ValueError('reward must name at least one reward, got {}; for instance {"shapes": 1}')
     for part, weight in weights.items():

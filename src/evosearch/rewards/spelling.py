@@ -31,9 +31,11 @@ def made(text: str) -> TensorReward:
 def check_names(text: str) -> None:
     """ValueError where a text of this kind has a name that is no reward's and no combination's; nothing is made."""
     tree = _tree(text)
-    called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
+    nodes = [*ast.walk(tree)]
+    called = {node.func for node in nodes if isinstance(node, ast.Call)}
+    values = {value for node in nodes if isinstance(node, ast.Dict) for value in node.values}
+    for node in nodes:
+        if isinstance(node, ast.Name) and node not in values:  # which are to be numbers, and that is said of them
             _function(node.id) if node in called else rewards.check_names(node.id)
 
 
