@@ -182,8 +182,34 @@ def test_a_single_prompt_is_a_run_of_its_own():
     assert laid == [path.read_bytes() for path in kept("pictures-0/0002")]
 
 
+def seen_by_static_filter(folder: str, info: list[dict]) -> dict[str, int]:
+    """static_filter.py: all videos of prompts whose dimensions have temporal_flickering, whatever their number."""
+    prompts = [entry["prompt_en"] for entry in info if "temporal_flickering" in entry["dimension"]]
+    named = [name.rpartition("-")[0] for name in os.listdir(folder)]
+    return {prompt: named.count(prompt) for prompt in prompts}
+
+
+def keep_more(folder: str, times: int) -> None:
+    edit(folder, lambda m: m.update(kept=m["kept"] * times))
+
+
+def test_vbench_filters_still_videos_out_of_25():
+    refused("vbench is to have 25 samples of a prompt, but of 'In a still .* the runs keep 5; give --samples, or more",
+            "export", "vbench", "videos-0", "videos-1", "--out", "out")  # fmt: skip
+    keep_more("videos-0/0000", 5)  # 15, as many as one run has at the most, but one
+    keep_more("videos-1/0000", 7)
+    for more, still in (([], 25), (["--samples", "25"], 25), (["--samples", "12"], 12)):
+        evosearch("export", "vbench", "videos-0", "videos-1", "--out", "out", *more)
+        assert seen_by_static_filter("out", VBENCH_SET) == {"In a still frame, a stop sign": still}
+        assert {f"In a still frame, a stop sign-{k}.mp4" for k in range(still)} <= {*os.listdir("out")}
+        assert len(os.listdir("out")) == still + 5  # of other prompts, five are looked at
+        shutil.rmtree("out")
+    refused("--samples must be 1 to 25 for vbench, got 26",
+            "export", "vbench", "videos-0", "videos-1", "--out", "out", "--samples", "26")  # fmt: skip
+
+
 def test_vbench_finds_its_videos():
-    told = evosearch("export", "vbench", "videos-0", "videos-1", "--out", "out")
+    told = evosearch("export", "vbench", "videos-0", "videos-1", "--out", "out", "--samples", "5")
     assert "10 samples of 3 prompts" in told.stdout  # two prompts are the same, and share their videos
     five = [f"a bird and a cat-{k}.mp4" for k in range(5)]
     assert seen_by_vbench("out", VBENCH_SET, "multiple_objects") == five
@@ -259,7 +285,7 @@ def test_vbench2_refuses_other_dimensions(dimension):
     ("message", "arguments"),
     [
         ("keep 3; give --samples, or more runs", ["vbench", "videos-0", "--out", "out"]),
-        ("--samples must be 1 to 5 for vbench, got 6", ["vbench", "videos-0", "--out", "out", "--samples", "6"]),
+        ("--samples must be 1 to 5 for vbench, got 6", ["vbench", "videos-0/0001", "--out", "out", "--samples", "6"]),
         ("--samples must be 1 to .* got 0", ["geneval", "pictures-0", "--out", "out", "--samples", "0"]),
         ("vbench scores videos, but .*png is none", ["vbench", "pictures-0", "--out", "out", "--samples", "1"]),
         ("geneval scores pictures, but .*mp4 is none", ["geneval", "videos-0", "--out", "out", "--samples", "1"]),
@@ -398,7 +424,7 @@ def vbench_results(folder: str, dimension: str, score: float, values: dict[str, 
 
 def test_vbench_scores_add_up():
     runs = ["videos-0", "videos-1"]
-    evosearch("export", "vbench", *runs, "--out", "out")
+    evosearch("export", "vbench", *runs, "--out", "out", "--samples", "5")
     names = seen_by_vbench("out", VBENCH_SET, "multiple_objects")
     quality = dict(zip(vbench._QUALITY, (0.95, 0.96, 0.98, 0.97, 0.6, 0.61, 0.65), strict=True))
     semantic = dict(zip(vbench._SEMANTIC, (0.9, 0.55, 0.95, 0.85, 0.7, 0.5, 0.24, 0.25, 0.27), strict=True))

@@ -51,7 +51,7 @@ class Suite:
     ending: str
     needs: Callable[[Searched], int]
     least: int
-    most: int
+    most: Callable[[Searched], int]
     shares: bool
     names: Callable[[Searched, int], list[str]]
     beside: Callable[[Searched], dict[str, str]]
@@ -104,7 +104,7 @@ def write(suite: Suite, searched: Sequence[Searched], out: Path, samples: int | 
         ValueError: The folder is taken, there are too few samples, or a prompt cannot be scored.
     """
     check_free(out, "--out")
-    count = suite.needs if samples is None else _asked(suite, samples)
+    count = suite.needs if samples is None else _asked(suite, searched, samples)
     for prompt in searched:
         if len(prompt.samples) < count(prompt):
             raise ValueError(
@@ -128,9 +128,10 @@ def write(suite: Suite, searched: Sequence[Searched], out: Path, samples: int | 
     return len(placed)
 
 
-def _asked(suite: Suite, samples: int) -> Callable[[Searched], int]:
+def _asked(suite: Suite, searched: Sequence[Searched], samples: int) -> Callable[[Searched], int]:
     if suite.least == 0:
         raise ValueError(f"--samples must be left out for {suite.name}, whose scorer ends at a sample that is missing")
-    if not suite.least <= samples <= suite.most:
-        raise ValueError(f"--samples must be {suite.least} to {suite.most} for {suite.name}, got {samples}")
-    return lambda _: samples
+    most = max(map(suite.most, searched))
+    if not suite.least <= samples <= most:
+        raise ValueError(f"--samples must be {suite.least} to {most} for {suite.name}, got {samples}")
+    return lambda prompt: min(samples, suite.most(prompt))

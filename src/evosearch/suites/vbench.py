@@ -71,10 +71,13 @@ def _named(prompt: Searched, text: str, k: int) -> str:
 
 
 def _names(prompt: Searched, k: int) -> list[str]:
-    return [_named(prompt, prompt.text, k)] if k < _VIDEOS else []
+    return [_named(prompt, prompt.text, k)] if k < _most(prompt) else []
 
 
-_VIDEOS = 5
+def _most(prompt: Searched) -> int:
+    """Videos of a prompt. Of many that may flicker, static_filter.py chooses the first five that stand still."""
+    named = prompt.entry.get("dimension")
+    return 25 if isinstance(named, list) and "temporal_flickering" in named else 5
 
 
 def _dimensions(prompt: Searched) -> list[str]:
@@ -163,9 +166,9 @@ def _nothing(prompt: Searched) -> dict[str, str]:
 VBENCH = Suite(
     name="vbench",
     ending=".mp4",
-    needs=lambda _: _VIDEOS,
+    needs=_most,
     least=1,
-    most=_VIDEOS,
+    most=_most,
     shares=True,
     names=_names,
     beside=_nothing,
@@ -178,7 +181,7 @@ VBENCH2 = Suite(
     ending=".mp4",
     needs=lambda prompt: max(map(_videos, _dimensions(prompt))),
     least=0,
-    most=20,
+    most=lambda prompt: max(map(_videos, _dimensions(prompt))),
     shares=True,
     names=_names2,
     beside=_nothing,
