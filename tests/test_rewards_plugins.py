@@ -25,8 +25,16 @@ class Fussy:
     def __init__(self):
         raise RuntimeError("no luck today.\\nReally none")
 
+class Lightness:
+    def __call__(self, image):
+        return image.getpixel((0, 0))[0] / 255
+
+def three(samples, prompts, strictness):
+    return samples.flatten(1).mean(1)
+
 number = 3
 """
+UNKNOWN = "import it to know"
 
 
 @pytest.fixture
@@ -64,6 +72,39 @@ def test_a_function_and_a_class_are_loaded_by_name(install, name, score):
     assert rewards.resolve({name: 2})(samples, ["a red circle"]).tolist() == [2 * score]
 
 
+def test_one_that_takes_a_picture_is_given_pictures(install):
+    install(["lightness = other_rewards:Lightness"])
+    samples = torch.tensor([0.2, 0.6]).view(2, 1, 1, 1).expand(2, 3, 8, 8)
+    assert rewards.load("lightness")(samples, ["", ""]).tolist() == pytest.approx([0.2, 0.6])
+    assert rewards.resolve("minimum(lightness)")(samples, ["", ""]).tolist() == pytest.approx([0.2, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("declared", "shown"),
+    [
+        ('[redness]\nrange = "0 to 1"\nlicence = "MIT"\nneeds = "no prompt"\ndownload = "about 3 GB"\nmore = "x"',
+         ["0 to 1", "MIT", "no prompt", "about 3 GB"]),
+        ('[redness]\nrange = "0 to 1"\nlicence = 7\n[blueness]\nneeds = "a prompt"', ["0 to 1", *[UNKNOWN] * 3]),
+        ('[redness]\nrange = "\\u001b[31m0 to 1"', ["?[31m0 to 1", *[UNKNOWN] * 3]),
+        ("redness = 3", [UNKNOWN] * 4),
+        ("[redness", [UNKNOWN] * 4),
+    ],
+)  # fmt: skip
+def test_what_it_declares_is_listed_and_nothing_imported(install, declared, shown):
+    folder = install(["redness = other_rewards.of.colour:red"])
+    (folder / "other_rewards.py").unlink()
+    package = folder / "other_rewards"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    (package / "evosearch_rewards.toml").write_text(declared)
+    lines = [line.strip() for line in listed().splitlines()]
+    start = lines.index("package: other-rewards 1.2, entry point redness = other_rewards.of.colour:red") - 4
+    said = [line.partition(": ") for line in lines[start : start + 4]]
+    assert [word for word, _, _ in said] == ["range", "licence", "needs", "download"]
+    assert [text.replace("\N{REPLACEMENT CHARACTER}", "?") for _, _, text in said] == shown
+    assert "other_rewards" not in sys.modules
+
+
 def test_a_search_goes_by_it(install):
     install(["redness = other_rewards:red"])
     result = es.search("shapes-diffusion", "two red circles", "redness", "best_of_n", budget="2x", progress=False)
@@ -73,7 +114,9 @@ def test_a_search_goes_by_it(install):
 def test_it_is_listed_with_its_package_and_not_imported(install):
     folder = install(["redness = other_rewards:red"], code="raise SystemExit('imported')")
     assert re.search(
-        r"^redness +How red it is\.\n +package: other-rewards 1\.2, entry point redness = other_rewards:red\n"
+        r"^redness +How red it is\.\n"
+        r" +range: import it to know\n +licence: import it to know\n +needs: import it to know\n +download: import .*\n"
+        r" +package: other-rewards 1\.2, entry point redness = other_rewards:red\n"
         rf" +{re.escape(str(folder))}\n",
         listed(),
         re.M,
@@ -104,7 +147,9 @@ def test_ours_wins_and_the_list_says_so(install):
     assert rewards.load("jpeg").__module__ == "evosearch.rewards.jpeg"
     shown = listed()
     for name in ("jpeg", "shapes_clip"):
-        assert re.search(rf"^{name} +How.*\n +package: .*\n +hidden by the built-in reward of this name\n", shown, re.M)
+        assert re.search(
+            rf"^{name} +How.*\n(?: +.*\n)* +package: .*\n +hidden by the built-in reward of this name\n", shown, re.M
+        )
     with pytest.raises(ValueError, match="got 'none'") as caught:
         rewards.load("none")
     assert str(caught.value).count("jpeg") == 1
@@ -129,6 +174,8 @@ def test_of_two_packages_neither_wins(install):
         ("not a name!", r"cannot be loaded by its entry point bad = not a name!"),
         ("other_rewards:number", r"must be callable, but its entry point bad = other_rewards:number gives int; repair"),
         ("other_rewards", r"must be callable, but its entry point bad = other_rewards gives module; repair"),
+        ("other_rewards:three", r"cannot be used by its entry point bad = other_rewards:three: reward must take one "
+         r"PIL image, or samples and prompts; three takes 3 positional parameters; repair or uninstall it"),
     ],
 )  # fmt: skip
 def test_its_failure_is_one_sentence(install, entry, message):

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from evosearch import rewards
 from evosearch.rewards.facts import Facts
-from evosearch.rewards.plugins import Plugin, plugins
+from evosearch.rewards.plugins import FACTS, Plugin, plugins
 
 _SPELLED = {
     "weighted": "weighted({a: 1, b: 0.5})",
@@ -57,6 +57,7 @@ def _added(found: list[Plugin]) -> list[list[str]]:
         [
             plugin.name,
             plugin.purpose or "A plug-in, whose package says nothing of it.",
+            *(f"{fact}: {plugin.facts.get(fact, 'import it to know')}" for fact in FACTS),
             f"package: {plugin.package}, entry point {plugin.entry.name} = {plugin.entry.value}",
             *(["hidden by the built-in reward of this name"] if plugin.name in rewards.NAMES else []),
             *(["cannot be loaded: several packages have this name"] if names.count(plugin.name) > 1 else []),

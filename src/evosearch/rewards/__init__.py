@@ -82,7 +82,7 @@ def load(name: str) -> TensorReward:
     if name not in NAMES:
         if given:
             raise ValueError(f"reward {name!r} is of another package and takes nothing after it, got :{argument}")
-        return cast(TensorReward, plugins.load(name, plugins.plugins()))
+        return cast(TensorReward, plugins.load(name, plugins.plugins(), _fitted))
     made: Any = getattr(import_module(f"evosearch.rewards.{name}"), NAMES[name])
     if given and not (argument and inspect.isclass(made) and inspect.signature(made).parameters):
         raise ValueError(f"reward must be {name!r} with nothing after it, got {name}:{argument}")
@@ -131,8 +131,7 @@ def resolve(reward: Any) -> TensorReward:
         return combined.pareto(*several) if len(several) != 1 else resolve(several[0])
     if not callable(reward):
         raise ValueError(f"reward must be a name, a callable or {{name: weight}}, got {type(reward).__name__}")
-    function = cast(Any, reward)
-    return per_picture(function) if _positional(function) == 1 else function
+    return _fitted(cast(Any, reward))
 
 
 def named(rewards: Iterable[Any]) -> dict[str, TensorReward]:
@@ -247,6 +246,11 @@ def name_of(reward: Any) -> str:
         names = [name_of(part) for part in cast(list[Any], reward)]
         return f"pareto({', '.join(names)})" if len(names) != 1 else names[0]
     return getattr(reward, "__name__", type(reward).__name__)
+
+
+def _fitted(function: Any) -> TensorReward:
+    """A callable as a reward; ValueError where it takes something else."""
+    return per_picture(function) if _positional(function) == 1 else function
 
 
 def _positional(function: Callable[..., Any]) -> int:
