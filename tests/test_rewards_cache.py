@@ -16,7 +16,7 @@ from test_rewards_judge import judge_of
 from evosearch import cli, report, rewards
 from evosearch.budget import Budget
 from evosearch.digests import digest
-from evosearch.rewards import cache_file
+from evosearch.rewards import cache, cache_file
 from evosearch.rewards.cache import ScoreCache, identity, leaves
 from evosearch.rewards.cache_file import CacheFile, Key
 from evosearch.rewards.judge import JudgeError
@@ -292,6 +292,29 @@ def test_settings_and_configs_count():
     names = {identity("a"), identity("b"), identity("a", x=1), identity("a", x=2), identity("a", model)}
     assert len(names) == 5
     assert identity("a", version=1) != identity("a")
+
+
+def test_weights_are_read_once_for_each_model_and_again_when_they_change(monkeypatch):
+    model, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    read = []
+    monkeypatch.setattr(cache, "digest", lambda tensor: read.append(tensor.shape) or digest(tensor))
+    first = identity("a", model)
+    assert identity("a", model) == first and identity("b", model) != first and len(read) == 2
+    assert identity("a", model, other) != first and len(read) == 4
+    with torch.no_grad():
+        model.bias[0] += 1
+    changed = identity("a", model)
+    assert changed != first and len(read) == 6
+    model.load_state_dict(other.state_dict())
+    assert identity("a", model) == identity("a", other) != changed
+
+
+def test_weights_that_do_not_say_that_they_changed_are_read_each_time():
+    with torch.inference_mode():
+        model = torch.nn.Linear(3, 2)
+        first = identity("a", model)
+        model.bias[0] += 1
+        assert identity("a", model) != first
 
 
 def test_rules_and_the_small_clip_are_known_too():

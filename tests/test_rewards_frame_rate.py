@@ -1,8 +1,11 @@
 """Rewards for which the speed of what moves counts are told at which frame rate videos are shown."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
+import toy
 
 import evosearch as es
 from evosearch import rewards
@@ -12,14 +15,15 @@ from evosearch.session import _frame_rate
 class Told:
     """A reward that keeps at which frame rates it was asked for."""
 
-    def __init__(self, rates, rate=None):
-        self.rates, self.rate = rates, rate
+    def __init__(self, rates, rate=None, scored=None):
+        self.rates, self.rate, self.scored = rates, rate, [] if scored is None else scored
 
     def at_frame_rate(self, rate):
-        return Told(self.rates, rate)
+        return Told(self.rates, rate, self.scored)
 
     def __call__(self, samples, prompts):
         self.rates.append(self.rate)
+        self.scored += [(prompt, sample.numpy().tobytes()) for prompt, sample in zip(prompts, samples, strict=True)]
         return samples.flatten(1).mean(1)
 
 
@@ -31,6 +35,44 @@ def test_rewards_are_told_the_frame_rate_at_which_videos_are_saved(wrap):
         held_out=wrap(Told(judging)), progress=False,
     )  # fmt: skip
     assert set(steering) == set(judging) == {result.settings["frame_rate"]} == {8}
+
+
+@pytest.mark.parametrize("wrap", [lambda told: told, lambda told: {told: 0.5, "jpeg": 1}])
+def test_a_sample_is_scored_once_whoever_asks_in_whichever_search(wrap):
+    told = Told([])
+    es.search(
+        toy.sampler(frames=3), ["one", "one", "two"], wrap(told), "best_of_n", n=8, held_out=[told, wrap(told)],
+        progress=False,
+    )  # fmt: skip
+    assert sorted(told.scored) == sorted({*told.scored}) and len(told.scored) == 2 * 8
+
+
+def test_each_rate_is_another_reward_and_the_same_one_each_time():
+    told = Told([])
+    at_8, at_16 = (rewards.at_frame_rate(told, rate) for rate in (8, 16))
+    assert (at_8.rate, at_16.rate) == (8, 16)
+    assert rewards.at_frame_rate(told, 8) is at_8
+    both = rewards.z_scored(told, "jpeg")
+    made, again = (rewards.at_frame_rate(both, 8) for _ in range(2))
+    assert made is not again and made.parts["Told"] is again.parts["Told"] is at_8
+    gone = weakref.ref(told)
+    del told, both, made, again
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_cannot_be_kept_is_made_anew():
+    class Unhashable(Told):
+        __hash__ = None
+
+        def __eq__(self, other):
+            return False
+
+        def at_frame_rate(self, rate):
+            return self
+
+    told = Unhashable([])
+    assert rewards.at_frame_rate(told, 8) is rewards.at_frame_rate(told, 8) is told
 
 
 def test_a_reward_that_asks_for_no_frame_rate_is_left_alone():

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -56,6 +57,8 @@ __all__ = [
 ]  # fmt: skip
 
 TensorReward = Callable[[Tensor, list[str]], Tensor]
+
+_AT_RATES = WeakKeyDictionary[TensorReward, dict[float, TensorReward]]()
 
 _SAID = ("allow_missing", "cache_key", "check", "device", "remote", "usd_per_call")
 
@@ -208,8 +211,22 @@ def prepare(reward: TensorReward) -> None:
 
 
 def at_frame_rate(reward: TensorReward, rate: float) -> TensorReward:
-    """The reward for videos that are shown at so many frames per second, by its method of this name if it has one."""
-    return cast(Any, reward).at_frame_rate(rate) if hasattr(reward, "at_frame_rate") else reward
+    """The reward for videos that are shown at so many frames per second, by its method of this name if it has one.
+
+    Asked again it is the same object, so that what it has scored in one search is known in the next. A combination,
+    which may remember what it has seen, is made anew, of the same parts.
+    """
+    if not hasattr(reward, "at_frame_rate"):
+        return reward
+    told = cast(Any, reward).at_frame_rate
+    try:
+        known = _AT_RATES.setdefault(reward, {}) if cache.leaves(reward)[0] is reward else {}
+    except TypeError:  # it cannot be a key
+        known = {}
+    made = known.get(rate) or told(rate)
+    if made is not reward:  # else it would keep itself
+        known[rate] = made
+    return made
 
 
 def fresh(reward: TensorReward) -> TensorReward:

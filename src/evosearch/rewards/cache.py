@@ -24,6 +24,7 @@ from hashlib import sha256
 from inspect import getattr_static
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 import evosearch
 from evosearch.digests import digest
 from evosearch.rewards.cache_file import CacheFile, Key
+
+_WEIGHTS = WeakKeyDictionary[nn.Module, tuple[Any, bytes]]()
+"""Of models, what tells whether a weight has changed since, and the digest of all."""
 
 _CURRENT = ContextVar["ScoreCache | None"]("the cache in use", default=None)
 _SCRIPT = ContextVar["_Script | None"]("what rewards are told, or heard to say", default=None)
@@ -212,7 +216,8 @@ def in_use() -> ScoreCache | None:
 def identity(name: str, *models: nn.Module, **settings: Any) -> str:
     """All that scores depend on, for ``cache_key``: name, settings, this package's version, models with their weights.
 
-    Weights are read whole, a GB in about a second; so it is asked for only where scores go to disk.
+    Weights are read whole, a GB in about a second, once for each model; so it is asked for only where scores go to
+    disk.
 
     Args:
         name: Of the reward; goes before the digest of the rest.
@@ -223,9 +228,22 @@ def identity(name: str, *models: nn.Module, **settings: Any) -> str:
     for model in models:
         for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
             whole.update(repr(None if config is None else _plain(config.to_dict())).encode())
-        for weight, tensor in model.state_dict().items():
-            whole.update(weight.encode() + digest(tensor))
+        whole.update(_weights(model))
     return f"{name} {whole.hexdigest()[:32]}"
+
+
+def _weights(model: nn.Module) -> bytes:
+    """The digest of all weights by name; they are read again only where one has changed or moved."""
+    tensors = model.state_dict()
+    told = not any(tensor.is_inference() for tensor in tensors.values())  # those do not say that they have changed
+    state = told and tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in tensors.items())
+    known = _WEIGHTS.get(model)
+    if known is None or not told or known[0] != state:
+        whole = sha256()
+        for name, tensor in tensors.items():
+            whole.update(name.encode() + digest(tensor))
+        _WEIGHTS[model] = known = state, whole.digest()
+    return known[1]
 
 
 def _seen(sample: Tensor) -> bytes:
