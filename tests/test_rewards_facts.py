@@ -107,6 +107,12 @@ def test_what_is_in_the_box_is_ready(name, ready):
     assert shown()[name]["ready"] == ready and shown()[name]["download"] == "none"
 
 
+def test_what_goes_by_another_says_so():
+    assert shown()["pyiqa"]["download"] == "by metric"
+    assert shown()["per_frame"]["download"] == "of the reward that it is given"
+    assert shown()["per_frame"]["ready"] == "yes, given a reward"
+
+
 NEW = ["config.json", "model.safetensors", "tokenizer.json"]
 OLD = ["config.json", "pytorch_model.bin.index.json", "vocab.json", "merges.txt"]
 BLIP = ["ImageReward.pt", "med_config.json"]

@@ -43,6 +43,8 @@ class Facts:
         bundled: Whether the package has its weights.
         variables: Of the environment, in which its endpoint must stand.
         package: Of another, which the user installs for it.
+        fetched: By what the size of its download goes, where that is not known beforehand.
+        given: What makes it ready, where it has nothing of its own.
     """
 
     range: str
@@ -52,6 +54,8 @@ class Facts:
     bundled: bool = False
     variables: tuple[str, ...] = ()
     package: str = ""
+    fetched: str = "none"
+    given: str = ""
 
     def check(self, *places: str | Path) -> None:
         """ValueError of one sentence where something is neither here nor to be had; nothing is loaded or downloaded.
@@ -66,7 +70,7 @@ class Facts:
     @property
     def download(self) -> str:
         """Size of the download."""
-        return _size(self.sources) or "none"
+        return _size(self.sources) or self.fetched
 
     @property
     def state(self) -> str:
@@ -81,6 +85,8 @@ class Facts:
             return f"no, {_size(missing)} to be downloaded"
         if self.sources:
             return "yes, found in the cache"
+        if self.given:
+            return f"yes, given {self.given}"
         if self.package:
             return f"yes, found the package {self.package}"
         return "yes, weights bundled" if self.bundled else "yes, has no weights"

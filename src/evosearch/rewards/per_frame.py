@@ -14,7 +14,8 @@ from evosearch.rewards.cache import identity, lasting
 from evosearch.rewards.facts import Facts
 from evosearch.rewards.weights import Weights
 
-FACTS = Facts("of the reward that it is given", "of the reward that it is given", "a reward of pictures")
+_ITS = "of the reward that it is given"
+FACTS = Facts(_ITS, _ITS, "a reward of pictures", fetched=_ITS, given="a reward")
 REDUCTIONS = {"mean": torch.mean, "min": torch.amin}
 
 

@@ -21,7 +21,13 @@ from evosearch.rewards.pixels import by_batch, eight_bit, finite
 from evosearch.rewards.weights import Weights
 
 _TERMS = "PolyForm Noncommercial and S-Lab licences, not for commercial use"
-FACTS = Facts("the metric's own", f"{_TERMS}; weights by metric", "no prompt, and a metric's name", package="pyiqa")
+FACTS = Facts(
+    "the metric's own",
+    f"{_TERMS}; weights by metric",
+    "no prompt, and a metric's name",
+    package="pyiqa",
+    fetched="by metric",
+)
 _OF_SETS = ("fid", "inception_score")  # compare many pictures with many; parts of their names
 
 
