@@ -145,6 +145,22 @@ def test_of_several_files_any_will_do(tmp_path):
     look_for(tmp_path / "vocab.json", "another.json")
 
 
+def test_it_says_once_that_it_asks_the_hub_and_not_for_what_is_at_hand(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(tmp_path))
+    checkpoints._announce.cache_clear()
+    for _ in range(2):
+        look_for("owner/name", "a.pt")
+        locate("owner/name", "a.pt")
+    told = capsys.readouterr()
+    assert told.out == "" and told.err == "looking for owner/name on the hub\n"
+    (tmp_path / "a.pt").touch()
+    look_for(tmp_path, "a.pt")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    look_for("owner/another", "a.pt")
+    assert capsys.readouterr().err == ""
+
+
 class _Lacking(RemoteEntryNotFoundError):
     def __init__(self, message):
         OSError.__init__(self, message)

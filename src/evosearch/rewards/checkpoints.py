@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -162,6 +164,8 @@ def pretrained(kind: Any, place: str | Path, **options: Any) -> Any:
     Raises:
         ValueError: It cannot be had, or is not complete.
     """
+    if not Path(place).is_dir():
+        _announce(str(place))
     try:
         model, found = kind.from_pretrained(place, output_loading_info=True, **options)
     except Exception as error:
@@ -185,6 +189,8 @@ def tokenizer_of(place: str | Path, words: int | None = None, extra: Sequence[st
     """
     from transformers import AutoTokenizer
 
+    if not Path(place).is_dir():
+        _announce(str(place))
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(place)
     except Exception as error:
@@ -225,6 +231,15 @@ def _check_id(name: str) -> None:
         raise ValueError(f"there is no file or folder {name}, and it is no hub id 'owner/name'; check its spelling")
 
 
+@cache
+def _announce(name: str) -> None:
+    """Say, once, that the hub is to be asked, which without a network takes a while."""
+    from huggingface_hub import is_offline_mode
+
+    if not is_offline_mode():
+        print(f"looking for {name} on the hub", file=sys.stderr, flush=True)
+
+
 def _look_on_hub(name: str, files: Sequence[str]) -> None:
     """ValueError unless one of these files is in the hub's cache, or the hub has it and gives it to us."""
     from huggingface_hub import hf_hub_download
@@ -233,6 +248,7 @@ def _look_on_hub(name: str, files: Sequence[str]) -> None:
     try:
         if any(kept(name, file) for file in files):
             return
+        _announce(name)
         for file in files[:-1]:
             with suppress(RemoteEntryNotFoundError):
                 hf_hub_download(name, file, dry_run=True)
@@ -247,6 +263,7 @@ def _from_hub(name: str, file: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     _check_id(name)
+    _announce(name)
     try:
         return Path(hf_hub_download(name, file))
     except (OSError, HFValidationError) as error:  # what the hub's client raises is an OSError, too
