@@ -100,7 +100,7 @@ def generate(
     model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = _DEFAULT,
     reward: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=WEIGHT]", help='What to maximise; several are added up. Or "minimum(a, b)".'),
+        typer.Option(metavar="NAME[=WEIGHT]", help='What to maximise; several are summed. A front: "pareto(a, b)".'),
     ] = None,
     algorithm: Annotated[str, typer.Option(help="See: evosearch list searches.")] = "evosearch",
     budget: Annotated[
