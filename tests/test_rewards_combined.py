@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import tiny_clip
 import torch
 import toy
 from scipy.stats import percentileofscore
@@ -252,6 +253,13 @@ def test_a_combination_can_be_spelled(text, name):
         ),
         ("weighted([shapes])", r"^reward must be a name or a combination"),
         ("weighted({})", "reward must name at least one reward"),
+        ("minimum(per_frame:jpeg, shapes)", r"; within brackets write per_frame\(jpeg\) for per_frame:jpeg$"),
+        ("minimum(hps:/x, jpeg)", r'; within brackets write hps\("/x"\) for hps:/x$'),
+        ("weighted({hps:my-own/folder: 1})", r'; within brackets write hps\("my-own/folder"\) for hps:my-own/folder$'),
+        ("weighted({pyiqa:musiq: 1, jpeg: 2})", r'; within brackets write pyiqa\("musiq"\) for pyiqa:musiq$'),
+        ("weighted({jpeg:1, shapes:2)", r"got 'weighted\(\{jpeg:1, shapes:2\)'$"),
+        ("clip_score(dtype='half')", "^dtype must be float32, float16 or bfloat16, got 'half'$"),
+        ("hps(device='gpu:x')", "^device must be one that torch knows, as 'cpu' or 'cuda:1', got 'gpu:x'$"),
         ("pareto(shapes)", "pareto takes at least two rewards, got 1"),
         ("minimum(pareto(shapes, jpeg))", "pareto keeps rewards apart and cannot be a part of another"),
     ],
@@ -259,6 +267,15 @@ def test_a_combination_can_be_spelled(text, name):
 def test_what_is_spelled_wrong_is_said(wrong, message):
     with pytest.raises(ValueError, match=message):
         rewards.resolve(wrong)
+
+
+def test_what_a_reward_is_made_with_stands_in_brackets(tmp_path):
+    tiny_clip.folder(tmp_path)
+    made = rewards.resolve(f'minimum(clip_score("{tmp_path}", device="cpu", dtype="bfloat16", batch_size=3), jpeg)')
+    clip = made.parts["ClipScore"]
+    assert clip.weights().model.dtype == torch.bfloat16 and clip.device == torch.device("cpu")
+    worst = rewards.resolve("minimum(per_frame(jpeg, every=2), shapes_quality)")
+    assert worst.__name__ == "minimum(per_frame(jpeg, every=2), shapes_quality)"
 
 
 @pytest.mark.parametrize("weights", ["shapes", ["shapes"], ("shapes", 1), 3, None, RED])

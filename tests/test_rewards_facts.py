@@ -73,6 +73,10 @@ def test_every_reward_says_all_of_itself():
     assert [*found] == [*rewards.NAMES, *rewards.COMBINATIONS]
     for name in rewards.NAMES:
         said = found[name]
+        options = said.pop("options", "")
+        made = getattr(import_module(f"evosearch.rewards.{name}"), rewards.NAMES[name])
+        takes = inspect.signature(made).parameters if inspect.isclass(made) else ()
+        assert options == (f"{name}({'=, '.join(takes)}=)" if takes else "")
         assert [*said] == ["purpose", "range", "licence", "needs", "download", "ready", "file"]
         assert all(said.values()) and said["file"].endswith(f"/rewards/{name}.py")
         assert re.match(r"(yes|no), \S", said["ready"])

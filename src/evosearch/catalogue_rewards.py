@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module
+from typing import Any
 
 from evosearch import rewards
 from evosearch.rewards.facts import Facts
 from evosearch.rewards.plugins import FACTS, Plugin, plugins
+
+
+def _options(name: str, made: Any) -> list[str]:
+    """What a reward takes in brackets."""
+    options = [*inspect.signature(made).parameters] if inspect.isclass(made) else []
+    return [f"options: {name}({'=, '.join(options)}=)"] if options else []
+
 
 _SPELLED = {
     "weighted": "weighted({a: 1, b: 0.5})",
@@ -40,6 +48,7 @@ def _built_in(name: str) -> list[str]:
         f"range: {facts.range}",
         f"licence: {facts.licence}",
         f"needs: {facts.needs}",
+        *_options(name, made),
         f"download: {facts.download}",
         f"ready: {facts.state}",
         inspect.getsourcefile(made) or "",

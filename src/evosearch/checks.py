@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -61,6 +62,19 @@ def one_of(name: str, value: Any, known: Sequence[str]) -> str:
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     return value
+
+
+def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
+    """A precision by its name; ValueError where it is none that models run in."""
+    import torch
+
+    known = {
+        torch.float32: ("float32", "fp32"), torch.float16: ("float16", "fp16"), torch.bfloat16: ("bfloat16", "bf16")
+    }  # fmt: skip
+    for found, names in known.items():
+        if dtype == found or dtype in names:
+            return found
+    raise ValueError(f"dtype must be float32, float16 or bfloat16, got {dtype!r}")
 
 
 def differentiable(name: str, reward: Any) -> None:

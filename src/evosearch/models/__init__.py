@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evosearch.checks import first_line
+from evosearch.checks import dtype_of, first_line
 from evosearch.models.families import FAMILIES, family_of, half_of
 
 if TYPE_CHECKING:
@@ -305,19 +305,6 @@ def _device(device: str | None) -> str:
         known = " or ".join(map(repr, dict.fromkeys((here, "cpu"))))
         raise ValueError(f"device must be {known} on this machine, got {device!r}")
     return device or here
-
-
-def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
-    """A precision by its name; ValueError where it is none that models run in."""
-    import torch
-
-    known = {
-        torch.float32: ("float32", "fp32"), torch.float16: ("float16", "fp16"), torch.bfloat16: ("bfloat16", "bf16")
-    }  # fmt: skip
-    for found, names in known.items():
-        if dtype == found or dtype in names:
-            return found
-    raise ValueError(f"dtype must be float32, float16 or bfloat16, got {dtype!r}")
 
 
 def _precision(name: str, parts: dict[str, Any], device: str, kwargs: Mapping[str, Any]) -> Any:

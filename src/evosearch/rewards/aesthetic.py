@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.checks import dtype_of, samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import fill, locate, pretrained, tensors
 from evosearch.rewards.clip import Clip, device_of
@@ -56,11 +56,11 @@ class Aesthetic:
         model: str | Path = "openai/clip-vit-large-patch14",
         head: str | Path = _URL,
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         batch_size: int = 32,
     ) -> None:
         whole_number("batch_size", batch_size, least=1)
-        self.device = device_of(device)
+        self.device, dtype = device_of(device), dtype_of(dtype)
         FACTS.check(model, head)
 
         def load() -> tuple[Clip, nn.Module]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.checks import dtype_of, samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import fill, locate, pretrained, tensors
 from evosearch.rewards.clip import device_of
@@ -60,11 +60,11 @@ class AestheticV25:
         model: str | Path = "google/siglip-so400m-patch14-384",
         head: str | Path = _URL,
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         batch_size: int = 32,
     ) -> None:
         self._batch_size = whole_number("batch_size", batch_size, least=1)
-        self.device = device_of(device)
+        self.device, dtype = device_of(device), dtype_of(dtype)
         package = required(_PACKAGE, "aesthetic_v2_5", "AGPL-3.0 licence")
         FACTS.check(model, head)
 

@@ -13,8 +13,11 @@ from evosearch.rewards.pixels import by_batch, finite
 
 
 def device_of(device: torch.device | str | None) -> torch.device:
-    """This device; the GPU if there is one and none is named."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """This device; the GPU if there is one and none is named. ValueError for what torch knows no device by."""
+    try:
+        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise ValueError(f"device must be one that torch knows, as 'cpu' or 'cuda:1', got {device!r}") from None
 
 
 class Clip:

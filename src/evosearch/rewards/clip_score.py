@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evosearch.checks import one_of, samples_and_prompts, whole_number
+from evosearch.checks import dtype_of, one_of, samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import pretrained, tokenizer_of
 from evosearch.rewards.clip import Clip, device_of
@@ -54,12 +54,12 @@ class ClipScore:
         model: str | Path = "openai/clip-vit-large-patch14",
         variant: str = "cosine",
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         batch_size: int = 32,
     ) -> None:
         self._variant = one_of("variant", variant, VARIANTS)
         whole_number("batch_size", batch_size, least=1)
-        self.device = device_of(device)
+        self.device, dtype = device_of(device), dtype_of(dtype)
         FACTS.check(model)
 
         def load() -> Clip:

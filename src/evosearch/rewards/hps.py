@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.checks import dtype_of, samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of
 from evosearch.rewards.clip import Clip, device_of
@@ -82,11 +82,11 @@ class Hps:
         model: str | Path = "xswu/HPSv2",
         base: str | Path = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         batch_size: int = 32,
     ) -> None:
         whole_number("batch_size", batch_size, least=1)
-        self.device = device_of(device)
+        self.device, dtype = device_of(device), dtype_of(dtype)
         FACTS.check(model, base)
 
         def load() -> Clip:

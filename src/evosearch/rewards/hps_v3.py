@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.checks import dtype_of, samples_and_prompts, whole_number
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of
 from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import QWEN_TOKENIZER, Facts, Source
@@ -66,11 +66,11 @@ class HpsV3:
         model: str | Path = "MizzenAI/HPSv3",
         base: str | Path = "Qwen/Qwen2-VL-7B-Instruct",
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | str = torch.bfloat16,
         batch_size: int = 8,
     ) -> None:
         whole_number("batch_size", batch_size, least=1)
-        self.device = device_of(device)
+        self.device, dtype = device_of(device), dtype_of(dtype)
         FACTS.check(model, base)
 
         def load() -> tuple[QwenVL, nn.Module]:

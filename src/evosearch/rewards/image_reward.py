@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from evosearch.checks import samples_and_prompts, whole_number
+from evosearch.checks import dtype_of, samples_and_prompts, whole_number
 from evosearch.rewards.aesthetic import linear_head
 from evosearch.rewards.cache import identity
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of, weight_of
@@ -89,11 +89,11 @@ class ImageReward:
         model: str | Path = "THUDM/ImageReward",
         tokenizer: str | Path = "google-bert/bert-base-uncased",
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         batch_size: int = 32,
     ) -> None:
         self._batch_size = whole_number("batch_size", batch_size, least=1)
-        self.device = device_of(device)
+        self.device, dtype = device_of(device), dtype_of(dtype)
         FACTS.check(model, tokenizer)
 
         def load() -> _Weights:

@@ -38,7 +38,8 @@ class Pyiqa:
     by itself, on terms of their own: look them up before you use one for more than research. Ranges are the metric's
     (``musiq`` about 0 to 100, ``clipiqa`` 0 to 1, ``niqe`` about -100 to 0, negated). Metrics know no prompt. A video
     has the mean of its frames. Pictures are handed over in [0, 1], rounded to 8 bits, in their own size; what is done
-    to them is the metric's affair.
+    to them is the metric's affair, and so is precision: pyiqa takes none, and many of its metrics are float32
+    throughout.
 
     Args:
         metric: Its name, as ``pyiqa.list_models(metric_mode="NR")`` has it; on the command line ``pyiqa:musiq``.

@@ -13,7 +13,13 @@ from typing import Any
 from evosearch import rewards
 from evosearch.rewards import TensorReward
 
-_HYPHEN = re.compile(r"(?<=\w)-(?=[^\W\d])")  # as in shapes-clip, which is one name
+_COLON = re.compile(
+    rf"\b({'|'.join(rewards.NAMES).replace('_', '[-_]')}):\s*([^\s,(){{}}]*[^\s,(){{}}\d.][^\s,(){{}}]*)"
+)
+"""A reward and what follows its colon, unless that is a number, as in ``{jpeg:1}``."""
+
+_HYPHEN = re.compile(r"""("[^"]*"|'[^']*')|(?<=\w)-(?=[^\W\d])""")
+"""As in shapes-clip, which is one name; not what is in quotes, which comes before it."""
 
 
 def made(text: str) -> TensorReward:
@@ -41,9 +47,14 @@ def check_names(text: str) -> None:
 
 def _tree(text: str) -> ast.expr:
     try:
-        return ast.parse(_HYPHEN.sub("_", text.strip()), mode="eval").body
+        return ast.parse(_plain(text.strip()), mode="eval").body
     except (SyntaxError, ValueError):
         raise _wrong(text) from None
+
+
+def _plain(text: str) -> str:
+    """Text with names as Python has them."""
+    return _HYPHEN.sub(lambda found: found[1] or "_", text)
 
 
 def _value(node: ast.expr, text: str) -> Any:
@@ -89,7 +100,12 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def _wrong(text: str) -> ValueError:
+    hint = ""
+    if found := _COLON.search(text):
+        name, argument = found[1].replace("-", "_"), found[2].rstrip(":")
+        inner = argument if argument in rewards.NAMES else f'"{argument}"'
+        hint = f"; within brackets write {name}({inner}) for {name}:{argument}"
     return ValueError(
         f"reward must be a name or a combination such as minimum(shapes, jpeg) or "
-        f"constrained(maximise=jpeg, subject_to={{shapes: 0.9}}), got {text!r}"
+        f"constrained(maximise=jpeg, subject_to={{shapes: 0.9}}), got {text!r}{hint}"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evosearch.checks import one_of, samples_and_prompts, whole_number
+from evosearch.checks import dtype_of, one_of, samples_and_prompts, whole_number
 from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import CLIP_MODEL, QWEN_TOKENIZER, Facts, Source
 from evosearch.rewards.qwen_vl import LEAST_PIXELS, MOST_PIXELS, QwenVL, chat
@@ -89,7 +89,7 @@ class UnifiedReward:
         model: str | Path = "CodeGoat24/UnifiedReward-2.0-qwen-7b",
         dimension: str = "mean",
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | str = torch.bfloat16,
         batch_size: int = 8,
         max_pixels: int = MOST_PIXELS,
         max_tokens: int = 512,
@@ -98,7 +98,7 @@ class UnifiedReward:
         whole_number("batch_size", batch_size, least=1)
         whole_number("max_pixels", max_pixels, least=LEAST_PIXELS)
         self._length = whole_number("max_tokens", max_tokens, least=1)
-        self.device = device_of(device)
+        self.device, dtype = device_of(device), dtype_of(dtype)
         FACTS.check(model)
         self.weights = Weights(lambda: QwenVL(*chat(model, dtype), self.device, batch_size, most=max_pixels))
 

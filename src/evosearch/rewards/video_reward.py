@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from evosearch.checks import dtype_of
 from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of, weight_of
 from evosearch.rewards.facts import QWEN_TOKENIZER, Facts, Source
 from evosearch.rewards.qwen_2024 import qwen2_vl, states
@@ -82,10 +83,11 @@ class VideoReward(VideoRating):
         dimension: str = "Overall",
         frame_rate: float | None = None,
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | str = torch.bfloat16,
         batch_size: int = 4,
     ) -> None:
         super().__init__(dimension, frame_rate, device, batch_size)
+        dtype = dtype_of(dtype)
         FACTS.check(model, base)
 
         def load() -> _Weights:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evosearch.checks import one_of, whole_number
+from evosearch.checks import dtype_of, one_of, whole_number
 from evosearch.rewards.facts import CLIP_MODEL, QWEN_TOKENIZER, Facts, Source
 from evosearch.rewards.qwen_video import QwenVideo, sampled
 from evosearch.rewards.qwen_vl import chat
@@ -91,10 +91,11 @@ class VideoScore2(VideoRating):
         frame_rate: float | None = None,
         most_tokens: int = 1024,
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | str = torch.bfloat16,
         batch_size: int = 4,
     ) -> None:
         super().__init__(dimension, frame_rate, device, batch_size)
+        dtype = dtype_of(dtype)
         self._variant = one_of("variant", variant, VARIANTS)
         self._most_tokens = whole_number("most_tokens", most_tokens, least=1)
         FACTS.check(model)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from evosearch.checks import one_of, samples_and_prompts, whole_number
+from evosearch.checks import dtype_of, one_of, samples_and_prompts, whole_number
 from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import CLIP_MODEL, QWEN_TOKENIZER, Facts, Source
 from evosearch.rewards.qwen_vl import LEAST_PIXELS, MOST_PIXELS, QwenVL, chat
@@ -68,7 +68,7 @@ class VqaScore:
         variant: str = "vqascore",
         question: str = QUESTION,
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | str = torch.bfloat16,
         batch_size: int = 8,
         max_pixels: int = MOST_PIXELS,
     ) -> None:
@@ -78,7 +78,7 @@ class VqaScore:
         if question.count("{}") != 1:
             raise ValueError(f"question must have {{}} once, where the prompt goes, got {question!r}")
         self._question = question
-        self.device = device_of(device)
+        self.device, dtype = device_of(device), dtype_of(dtype)
         FACTS.check(model)
 
         def load() -> _Weights:
