@@ -115,6 +115,7 @@ HOSTILE = {
     "UTF-16": ("prompt\na star\n".encode("utf-16"), "a.csv", "UTF-8, but .* is not"),
     "NUL": (b"a star\na \0 star\n", "a.txt", r"is not \(NUL in line 2\)"),
     "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "a.txt", "UTF-8, but .* is not"),
+    "a spreadsheet": (b"PK\3\4" + bytes(range(256)), "a.XLSX", "a.XLSX is a spreadsheet; export it as csv, in UTF-8$"),
     "no such column": (b"id,words\n1,a star\n", "a.csv", "line 2: expected one of prompt_en, .* got id, words"),
     "no such key": (b'{"words": "a star"}', "a.jsonl", "entry 1: expected one of prompt_en, .* got words"),
     "a comma without quotes": (

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 _T = TypeVar("_T")
 
+_SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _ENDINGS = (".txt", ".csv", ".jsonl", ".json")
 
 
@@ -215,6 +216,8 @@ def _wrong(path: Path, where: str, expected: str, got: str) -> ValueError:
 
 def _text(path: Path) -> str:
     """The file's text, lines ended by a line feed alone."""
+    if path.suffix.lower() in _SHEETS:
+        raise ValueError(f"prompts must be text, CSV or JSON, but {path} is a spreadsheet; export it as csv, in UTF-8")
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")
