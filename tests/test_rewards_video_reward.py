@@ -1,18 +1,23 @@
 """VideoReward against its authors' formula, written out from the names of their checkpoint, LoRA apart."""
 
+import hashlib
 import json
 import math
+import re
 
 import pytest
 import tiny_qwen
 import tiny_videos
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_qwen import clip, prepared
 from tiny_videos import ALPHA, FILE, MOST, OUTER, QUESTION, RANK
 from torch.nn.functional import gelu, layer_norm, linear, silu, softmax
 from transformers import Qwen2Tokenizer
 
 from evosearch import rewards
+from evosearch.rewards import video_reward
 from evosearch.rewards.qwen_video import LEAST_PIXELS, sampled
 from evosearch.rewards.qwen_vl import sized
 from evosearch.rewards.video_reward import VideoReward
@@ -241,6 +246,30 @@ def test_a_missing_weight_is_named_as_published(folder, tmp_path, missing):
     (tmp_path / "model_config.json").write_text((folder / "model_config.json").read_text())
     with pytest.raises(ValueError, match=rf"model\.pth has no weight for {missing}; is it the published file\?$"):
         VideoReward(tmp_path, folder).weights()
+
+
+def test_changes_are_merged_once_and_kept(folder, score, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVOSEARCH_CACHE", str(tmp_path / "kept"))
+    videos, merge, merged = videos_of(1), video_reward._merged, []
+    monkeypatch.setattr(video_reward, "_merged", lambda *given: merged.append(given[2]) or merge(*given))
+    for dtype in (torch.float32, torch.bfloat16, torch.float32):
+        made(folder, dtype=dtype).weights()
+    assert merged == [torch.float32, torch.bfloat16]
+    assert torch.equal(made(folder)(videos, PROMPTS[:1]), score(videos, PROMPTS[:1]))
+    files = sorted((tmp_path / "kept").iterdir())
+    names = [re.fullmatch(r"model-[0-9a-f]{16}-merged-alpha12-(.+)\.safetensors", file.name)[1] for file in files]
+    assert names == ["bfloat16", "float32"]
+    with safe_open(files[0], "pt") as kept:
+        assert kept.metadata()["sha256"] == hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
+        assert not [name for name in kept.keys() if "lora" in name]  # noqa: SIM118
+
+
+def test_a_safetensors_checkpoint_is_merged_too(folder, score, tmp_path):
+    (tmp_path / "checkpoint-11352").mkdir()
+    save_file(torch.load(folder / FILE, weights_only=True), tmp_path / "checkpoint-11352" / "model.safetensors")
+    (tmp_path / "model_config.json").write_text((folder / "model_config.json").read_text())
+    other = VideoReward(tmp_path / "checkpoint-11352" / "model.safetensors", folder, dtype=torch.float32)
+    assert torch.equal(other(videos_of(1), PROMPTS[:1]), score(videos_of(1), PROMPTS[:1]))
 
 
 def test_the_scale_of_the_low_rank_changes_is_that_of_the_settings(folder, score, tmp_path):

@@ -17,7 +17,7 @@ from functools import cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _PATIENCE = 60.0  # seconds without an answer
+
+
+class Change(NamedTuple):
+    """What is made of a checkpoint's tensors before they are kept.
+
+    Attributes:
+        name: Tells it from others of the same checkpoint; goes into the name of the file.
+        make: Of the checkpoint's tensors those that are kept.
+    """
+
+    name: str
+    make: Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 def cache_folder() -> Path:
@@ -92,12 +104,13 @@ def kept(place: str, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None  # it may be a mark that the hub has none
 
 
-def tensors(path: Path, inside: str | None = None) -> dict[str, Tensor]:
+def tensors(path: Path, inside: str | None = None, change: Change | None = None) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU.
 
     Args:
         path: A safetensors file, or a pickled one, which is converted unless that was done before.
         inside: The entry of a pickled checkpoint that holds them; itself where it has none of that name.
+        change: What is kept in their place, made of them when they are converted; a safetensors file is, too, then.
 
     Raises:
         ValueError: It is damaged, or holds other things than tensors.
@@ -105,8 +118,8 @@ def tensors(path: Path, inside: str | None = None) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if path.suffix in _PICKLES:
-        path = _converted(path, inside)
+    if path.suffix in _PICKLES or change is not None:
+        path = _converted(path, inside, change)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -303,15 +316,26 @@ def _answer(url: str, whole: bool) -> bytes:
         raise ValueError(f"{url} cannot be had ({first_line(error)}); check the network, or {advice}") from error
 
 
-def _converted(path: Path, inside: str | None) -> Path:
-    """The same tensors as safetensors, in the cache."""
-    import torch
+def _converted(path: Path, inside: str | None, change: Change | None) -> Path:
+    """The same tensors, or what is made of them, as safetensors in the cache."""
     from safetensors.torch import save_file
 
     digest = _digest(path)
-    target = cache_folder() / f"{path.stem}-{digest[:16]}.safetensors"
+    made = "" if change is None else f"-{change.name}"
+    target = cache_folder() / f"{path.stem}-{digest[:16]}{made}.safetensors"
     if target.is_file():
         return target
+    found = _unpickled(path, inside) if path.suffix in _PICKLES else tensors(path)
+    if change is not None:
+        found = change.make(found)
+    with _whole(target) as unfinished:
+        save_file(found, unfinished, {"source": path.name, "sha256": digest})
+    return target
+
+
+def _unpickled(path: Path, inside: str | None) -> dict[str, Tensor]:
+    import torch
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -329,9 +353,7 @@ def _converted(path: Path, inside: str | None) -> Path:
     found = {name: value.contiguous().clone() for name, value in named if isinstance(value, torch.Tensor)}
     if not found:
         raise ValueError(f"checkpoint {path} holds no tensors by name; is it the published file?")
-    with _whole(target) as unfinished:
-        save_file(found, unfinished, {"source": path.name, "sha256": digest})
-    return target
+    return found
 
 
 @contextmanager

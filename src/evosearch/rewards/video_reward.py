@@ -9,7 +9,7 @@ with: MIT licence, Copyright (c) 2025 Kling Team, Kuaishou Technology.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from evosearch.checks import dtype_of
-from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of, weight_of
+from evosearch.rewards.checkpoints import Change, config_of, fill, locate, tensors, tokenizer_of, weight_of
 from evosearch.rewards.facts import QWEN_TOKENIZER, Facts, Source
 from evosearch.rewards.qwen_2024 import qwen2_vl, states
 from evosearch.rewards.qwen_video import QwenVideo, sampled
@@ -56,7 +56,10 @@ class VideoReward(VideoRating):
     videos, most are at -2 to 2; better videos score higher. Differentiable in the samples. Two frames a second are
     looked at, at least 4, each resized to at most 448 · 448 pixels in its own shape, bicubic. Images are refused. A
     prompt's text never becomes a mark of the chat. Positions are those of its training, see
-    `evosearch.rewards.qwen_2024`.
+    `evosearch.rewards.qwen_2024`. Low-rank changes are merged into the weights at the first load of all, and kept so in
+    `evosearch.rewards.checkpoints.cache_folder`, about 4.5 GB in bfloat16 and twice that in float32. A checkpoint of
+    changes alone (``adapter_model.safetensors``), as VideoAlign's training can write it, is not read: the published one
+    is whole.
 
     Args:
         model: A local folder or a hub id of ``checkpoint-11352/model.pth`` and ``model_config.json``; or the path of
@@ -92,10 +95,14 @@ class VideoReward(VideoRating):
 
         def load() -> _Weights:
             path = locate(model, _FILE)
-            fps, most, scale = _settings(path.parents[1] if Path(model).is_file() else model)
+            fps, most, lora = _settings(path.parents[1] if Path(model).is_file() else model)
             config = config_of(base, needed=("vision_config",))
-            weights = tensors(path)
-            made = qwen2_vl(_merged(weights, scale, dtype, path), config, path, _published, dtype)
+            merged = Change(
+                f"merged-{lora.name}-{str(dtype).removeprefix('torch.')}",
+                lambda found: _merged(found, lora, dtype, path),
+            )
+            weights = tensors(path, change=merged)
+            made = qwen2_vl(weights, config, path, _published, dtype)
             tokenizer = tokenizer_of(base, made.config.text_config.vocab_size, extra=_MARKS)
             head = _head(weights, made.config.text_config.hidden_size, path).to(self.device)
             return _Weights(QwenVideo(made, tokenizer, self.device, batch_size, most), head, fps)
@@ -139,24 +146,33 @@ def _published(name: str) -> str:
     return _OUTER + re.sub(r"_proj\.(weight|bias)$", r"_proj.base_layer.\1", name)
 
 
-def _settings(place: str | Path) -> tuple[float, float, Callable[[int], float]]:
-    """Frames a second, pixels of a frame, and the scale of low-rank changes of a rank."""
+class _Lora(NamedTuple):
+    """How much low-rank changes count: their alpha, and the power of their rank by which that is divided."""
+
+    alpha: float
+    power: float
+
+    @property
+    def name(self) -> str:
+        return f"alpha{self.alpha:g}" + ("-rslora" if self.power < 1 else "")
+
+
+def _settings(place: str | Path) -> tuple[float, float, _Lora]:
+    """Frames a second, pixels of a frame, and how much low-rank changes count."""
     described = config_of(place, _CONFIG, ("data_config", "peft_lora_config"))
     found = described["data_config"] | described["peft_lora_config"]
     if missing := [name for name in ("fps", "max_frame_pixels", "lora_alpha") if name not in found]:
         raise ValueError(f"config {_CONFIG} of {place} says nothing of {missing[0]}; is it the published file?")
-    power = 0.5 if found.get("use_rslora") else 1
-    return found["fps"], found["max_frame_pixels"], lambda rank: found["lora_alpha"] / rank**power
+    lora = _Lora(found["lora_alpha"], 0.5 if found.get("use_rslora") else 1.0)
+    return found["fps"], found["max_frame_pixels"], lora
 
 
-def _merged(
-    weights: Mapping[str, Tensor], scale: Callable[[int], float], dtype: torch.dtype, source: Path
-) -> dict[str, Tensor]:
+def _merged(weights: Mapping[str, Tensor], lora: _Lora, dtype: torch.dtype, source: Path) -> dict[str, Tensor]:
     """With each layer that was adapted as ``W + scale * B A``, see Hu et al., 2021, arXiv:2106.09685."""
-    found = dict(weights)
-    for name, weight in weights.items():
+    found = {name: weight for name, weight in weights.items() if ".lora_" not in name}
+    for name, weight in found.items():
         if name.endswith(".base_layer.weight"):
             layer = name.removesuffix("base_layer.weight")
             down, up = (weight_of(weights, f"{layer}lora_{half}.default.weight", source).float() for half in "AB")
-            found[name] = (weight.float() + scale(len(down)) * up @ down).to(dtype)
+            found[name] = (weight.float() + lora.alpha / len(down) ** lora.power * up @ down).to(dtype)
     return found
