@@ -10,6 +10,7 @@ from PIL import Image
 from tiny_clip import PROMPTS, SIDE, SIZES, picture, to_samples
 
 from evosearch.rewards.clip_score import ClipScore
+from evosearch.rewards.judge import read_picture
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,15 @@ def test_case_does_not_count_and_what_is_past_the_end_is_not_read(score):
     assert score(samples, [long, f"{long} and more"]).diff().abs() < 1e-6
 
 
-def test_a_grey_picture_is_seen_in_colour(folder, score):
+def test_a_grey_picture_is_seen_in_colour(folder, score, tmp_path):
     grey = picture(50, 40).convert("L")
-    assert torch.allclose(score(to_samples(grey), [PROMPTS[0]]), cosines(folder, [grey], PROMPTS[:1]), atol=2e-3)
+    grey.save(tmp_path / "grey.png")
+    with Image.open(tmp_path / "grey.png") as file:
+        assert file.mode == "L"
+    samples = read_picture(tmp_path / "grey.png")[None]
+    expected = cosines(folder, [grey], PROMPTS[:1])
+    assert torch.allclose(score(samples, [PROMPTS[0]]), expected, atol=2e-3)
+    assert not torch.allclose(score(to_samples(picture(50, 40)), [PROMPTS[0]]), expected, atol=1e-2)
 
 
 def test_prompts_are_read_once_and_together(folder):

@@ -389,6 +389,28 @@ def test_files_are_read_as_samples(tmp_path, kind):
     assert torch.equal(read_picture(tmp_path / f"a.{kind}"), torch.from_numpy(pixels).movedim(-1, 0) / 255)
 
 
+GREY = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+COLOURS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        (Image.fromarray(GREY), np.stack([GREY] * 3) / 255),
+        (Image.fromarray(GREY.astype(np.uint16) * 257), np.stack([GREY] * 3) / 255),
+        (Image.fromarray(np.dstack([GREY, GREY // 2])), np.stack([GREY] * 3) / 255),
+        (Image.fromarray(np.dstack([COLOURS, GREY])), COLOURS.transpose(2, 0, 1) / 255),
+        (Image.fromarray(np.dstack([COLOURS, 0 * GREY])), COLOURS.transpose(2, 0, 1) / 255),
+    ],
+    ids=["grey", "grey of 16 bits", "grey, transparent", "transparent", "nothing to be seen"],
+)
+def test_grey_and_transparent_files_become_three_channels(tmp_path, saved, expected):
+    saved.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as file:
+        assert file.mode == saved.mode != "RGB"
+    assert np.allclose(read_picture(tmp_path / "a.png").numpy(), expected, atol=1e-6)
+
+
 def test_other_and_broken_files_are_refused(tmp_path):
     (tmp_path / "a.png").write_text("hello")
     with pytest.raises(ValueError, match=r"a\.png: expected a PNG, JPEG or WebP file, got another kind"):

@@ -32,6 +32,8 @@ def check_size(height: int, width: int, what: str) -> None:
 def read_picture(path: Path | str) -> Tensor:
     """A PNG, JPEG or WebP file as a sample (3, H, W) in [0, 1]; its header is looked at before it is decoded.
 
+    Grey is the same in all channels, of 8 bits or 16; what is transparent has the colour that the file gives it.
+
     Raises:
         ValueError: It is none of these, is broken, or has more than `MOST_PIXELS`.
         OSError: There is no such file, or it cannot be read.
@@ -48,6 +50,8 @@ def read_picture(path: Path | str) -> Tensor:
             raise ValueError(f"{name}: expected a PNG, JPEG or WebP file, got another kind of file") from None
         check_size(picture.height, picture.width, name)
         try:
+            if picture.mode.startswith("I;16"):  # which Pillow would cut off at 255
+                return torch.from_numpy(np.array(picture) / np.float32(65535)).expand(3, -1, -1).clone()
             pixels = np.array(picture.convert("RGB"))
         except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"{name}: the picture is broken ({error}); save it again") from None
