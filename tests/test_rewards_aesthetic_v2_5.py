@@ -33,14 +33,18 @@ class AestheticPredictorV2_5Head(nn.Module):
 """
 
 
+def stand_in(folder, monkeypatch):
+    """Put what stands in for the package on the path."""
+    (folder / f"{PACKAGE}.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(folder)
+    importlib.invalidate_caches()
+
+
 @pytest.fixture(autouse=True)
 def package(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("EVOSEARCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     if not INSTALLED:
-        folder = tmp_path_factory.mktemp("package")
-        (folder / f"{PACKAGE}.py").write_text(STAND_IN)
-        monkeypatch.syspath_prepend(folder)
-        importlib.invalidate_caches()
+        stand_in(tmp_path_factory.mktemp("package"), monkeypatch)
     yield importlib.import_module(PACKAGE)
     if not INSTALLED:
         sys.modules.pop(PACKAGE, None)
@@ -57,9 +61,8 @@ def weights(seed=0):
     return found
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("siglip")
+def saved(folder):
+    """A small SigLIP and a head, as they are published."""
     part = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = SiglipConfig(
         vision_config={**part, "image_size": SIDE, "patch_size": 14}, text_config={**part, "vocab_size": 40}
@@ -67,6 +70,11 @@ def place(tmp_path_factory):
     shaken(SiglipModel(config)).save_pretrained(folder)
     torch.save(weights(), folder / FILE)
     return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("siglip"))
 
 
 def published(place, images):
