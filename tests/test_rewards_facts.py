@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -181,6 +182,28 @@ def test_the_judge_is_ready_where_its_endpoint_is_named(monkeypatch):
     monkeypatch.setenv("EVOSEARCH_JUDGE_MODEL", "some-model")
     ready = "yes, endpoint configured by EVOSEARCH_JUDGE_URL and EVOSEARCH_JUDGE_MODEL"
     assert shown()["judge"]["ready"] == ready
+
+
+@pytest.mark.parametrize("name", rewards.NAMES)
+def test_a_reward_loads_or_says_in_one_sentence_what_is_missing_and_how_to_get_it(name):
+    facts = facts_of(name)
+    if facts.package and importlib.util.find_spec(facts.package) is None:
+        said = rf"needs the package {facts.package}: pip install {facts.package} \(.+\)$"
+    elif facts.sources:
+        place = re.escape(facts.sources[0].place)
+        said = rf"of model '{place}' cannot be had: it is not in .*; check the network, or give the folder of a copy$"
+    elif facts.variables:
+        said = rf"must be given to a judge, or stand in the environment as {facts.variables[0]}$"
+    elif facts.given or facts.package:
+        said = rf"^{name} needs (a reward of pictures; give its name|the name of a metric), as in {name}:\w+"
+    else:
+        assert callable(rewards.load(name))
+        return
+    with pytest.raises(ValueError, match=said) as caught:
+        rewards.load(name)
+    assert "\n" not in str(caught.value)
+    result = CliRunner().invoke(cli.app, ["generate", "a red circle", "--reward", name, "--budget", "1x"])
+    assert result.exit_code == 2 and result.stderr == f"evosearch: {caught.value}\n" and result.stdout == ""
 
 
 @pytest.mark.parametrize("name", LEARNED)
