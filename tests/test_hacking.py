@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from itertools import combinations, product
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from scipy.stats import mannwhitneyu
 
 import evosearch as es
 from evosearch.bench import hacking as bench
-from evosearch.bench.cells import read
+from evosearch.bench.cells import fingerprint, read
 from evosearch.hacking import LEVEL, Stage, Watch, alarms, fell
 from evosearch.negatives import Negative
 from evosearch.types import Gene
@@ -221,6 +222,22 @@ def test_the_benchmark_tells_from_what_stage_it_fell():
     assert bench.bill(bench.all_cells()) == 2 * len(bench.PROMPTS) * 8 * 40 * 4
 
 
+def test_it_rings_where_the_learned_reward_is_pushed_hard():
+    """As in the benchmark. The first, of fewer rounds, is enough here; such steps may lead elsewhere on others."""
+    pipe = es.load("shapes-diffusion")
+    for prompt, rounds in ((bench.PROMPTS[3], 16), (bench.PROMPTS[2], bench.ROUNDS)):
+        result = es.search(
+            pipe, prompt, "shapes_clip", "reno", steps=bench.STEPS, held_out="shapes", progress=False,
+            **{**bench.PUSHED, "rounds": rounds},
+        )  # fmt: skip
+        if result.alarms:
+            break
+    (alarm,) = result.alarms
+    before, after = (median(stage.held_out["shapes"]) for stage in (alarm.before, result.stages[-1]))
+    assert alarm.reward == "shapes" and after < before
+    assert median(result.stages[-1].guidance) > median(alarm.before.guidance)
+
+
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence" / "hacking"
 
 
@@ -228,6 +245,7 @@ def test_the_learned_reward_pushed_hard_sets_it_off_and_the_rules_do_not():
     """As recorded by `evosearch bench hacking`, which takes minutes."""
     rows = read(EVIDENCE)
     assert len(rows) == 2 * len(bench.PROMPTS)
+    assert {row["weights"] for row in rows} == {fingerprint("shapes-diffusion", "shapes_clip")}  # of those in the box
     rang = {
         guide: [bool(alarms([Stage(**stage) for stage in row["stages"]])) for row in rows if row["guide"] == guide]
         for guide in bench.HELD_OUT
