@@ -278,6 +278,19 @@ def test_what_a_reward_is_made_with_stands_in_brackets(tmp_path):
     assert worst.__name__ == "minimum(per_frame(jpeg, every=2), shapes_quality)"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "minimum(per_frame(jpeg, reduce=min), z_scored(shapes-clip, settle=4))",
+        "clip_score(variant=hessel)",
+        "constrained(maximise=jpeg, subject_to={shapes: much})",
+        "weighted({video_reward(dimension=MQ): 1, jpeg: 1})",
+    ],
+)
+def test_words_that_are_no_rewards_are_none_of_the_names_that_must_be_known(text):
+    rewards.check_names(text)
+
+
 @pytest.mark.parametrize("weights", ["shapes", ["shapes"], ("shapes", 1), 3, None, RED])
 def test_weights_are_a_mapping(weights):
     with pytest.raises(ValueError, match=r"^weighted must be given rewards with their weights, as in .*, got "):

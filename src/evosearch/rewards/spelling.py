@@ -36,13 +36,24 @@ def made(text: str) -> TensorReward:
 
 def check_names(text: str) -> None:
     """ValueError where a text of this kind has a name that is no reward's and no combination's; nothing is made."""
-    tree = _tree(text)
-    nodes = [*ast.walk(tree)]
-    called = {node.func for node in nodes if isinstance(node, ast.Call)}
-    values = {value for node in nodes if isinstance(node, ast.Dict) for value in node.values}
-    for node in nodes:
-        if isinstance(node, ast.Name) and node not in values:  # which are to be numbers, and that is said of them
-            _function(node.id) if node in called else rewards.check_names(node.id)
+    _check(_tree(text))
+
+
+def _check(node: ast.expr) -> None:
+    match node:
+        case ast.Name(id=name):
+            rewards.check_names(name)
+        case ast.Dict(keys=keys):  # values are to be numbers, and that is said of them
+            for key in keys:
+                if key is not None:
+                    _check(key)
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
+            _function(name)
+            if name in rewards.COMBINATIONS:  # others take words of their own, too
+                for argument in [*args, *(keyword.value for keyword in keywords)]:
+                    _check(argument)
+        case _:
+            pass
 
 
 def _tree(text: str) -> ast.expr:
