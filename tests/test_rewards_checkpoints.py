@@ -18,17 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPModel
 
-from evosearch.rewards import checkpoints
-from evosearch.rewards.checkpoints import (
-    cache_folder,
-    config_of,
-    fill,
-    locate,
-    look_for,
-    pretrained,
-    tensors,
-    tokenizer_of,
-)
+from evosearch.rewards import places
+from evosearch.rewards.checkpoints import config_of, fill, pretrained, tensors, tokenizer_of
+from evosearch.rewards.places import cache_folder, locate, look_for
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +140,7 @@ def test_of_several_files_any_will_do(tmp_path):
 def test_it_says_once_that_it_asks_the_hub_and_not_for_what_is_at_hand(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(tmp_path))
-    checkpoints._announce.cache_clear()
+    places.announce.cache_clear()
     for _ in range(2):
         look_for("owner/name", "a.pt")
         locate("owner/name", "a.pt")
@@ -286,7 +278,7 @@ def test_no_half_file_remains_when_writing_fails(tmp_path, cache, head, monkeypa
     def full(source, target):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "replace", full)
+    monkeypatch.setattr(places.os, "replace", full)
     with pytest.raises(OSError, match="No space"):
         tensors(tmp_path / "head.pt")
     assert not list(cache.iterdir())

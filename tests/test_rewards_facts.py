@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from evosearch import cli, rewards
 from evosearch.catalogue_rewards import facts_of
-from evosearch.rewards import checkpoints
+from evosearch.rewards import places
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LEARNED = [name for name in rewards.NAMES if facts_of(name).sources]
@@ -157,21 +157,21 @@ def test_only_what_is_missing_is_to_be_downloaded(cached, caches):
     assert shown()["aesthetic"]["ready"] == "no, about 4 MB to be downloaded"
     (source,) = (source for source in facts_of("aesthetic").sources if source.place.startswith("https:"))
     with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set"):
-        checkpoints.locate(source.place, *source.files)
-    head = checkpoints.kept_at(source.place)
+        places.locate(source.place, *source.files)
+    head = places.kept_at(source.place)
     assert head.parent == caches / "ours" and head.name.endswith("-sac+logos+ava1-l14-linearMSE.pth")
     head.parent.mkdir()
     head.touch()
     assert shown()["aesthetic"]["ready"] == "yes, found in the cache"
-    assert checkpoints.locate(source.place, *source.files) == head
+    assert places.locate(source.place, *source.files) == head
 
 
 def test_a_file_that_the_hub_is_known_not_to_have_is_not_there(cached):
     none = cached(CLIP_L, *NEW[:1]) / ".no_exist" / COMMIT
     none.mkdir(parents=True)
     (none / "model.safetensors").touch()
-    assert checkpoints.kept(CLIP_L, "config.json")
-    assert checkpoints.kept(CLIP_L, "model.safetensors") is None
+    assert places.kept(CLIP_L, "config.json")
+    assert places.kept(CLIP_L, "model.safetensors") is None
 
 
 def test_the_judge_is_ready_where_its_endpoint_is_named(monkeypatch):

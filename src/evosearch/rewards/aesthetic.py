@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from evosearch.checks import dtype_of, samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
-from evosearch.rewards.checkpoints import fill, locate, pretrained, tensors
+from evosearch.rewards.checkpoints import fill, pretrained, tensors
 from evosearch.rewards.clip import Clip, device_of
 from evosearch.rewards.facts import CLIP_MODEL, Facts, Source
 from evosearch.rewards.pixels import cropped, normalised
+from evosearch.rewards.places import locate
 from evosearch.rewards.weights import Weights
 
 _FILE = "sac+logos+ava1-l14-linearMSE.pth"

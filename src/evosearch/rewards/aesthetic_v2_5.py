@@ -16,11 +16,12 @@ from torch.nn import functional
 
 from evosearch.checks import dtype_of, samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
-from evosearch.rewards.checkpoints import fill, locate, pretrained, tensors
+from evosearch.rewards.checkpoints import fill, pretrained, tensors
 from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import CLIP_MODEL, Facts, Source
 from evosearch.rewards.packages import required, version_of
 from evosearch.rewards.pixels import by_batch, eight_bit, finite, resized
+from evosearch.rewards.places import locate
 from evosearch.rewards.weights import Weights
 
 _FILE, _PACKAGE = "aesthetic_predictor_v2_5.pth", "aesthetic_predictor_v2_5"

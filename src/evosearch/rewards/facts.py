@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from evosearch.rewards.checkpoints import kept, look_for
 from evosearch.rewards.packages import installed
+from evosearch.rewards.places import kept, look_for
 
 
 @dataclass(frozen=True)

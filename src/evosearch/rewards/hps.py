@@ -18,10 +18,11 @@ from torch.nn import functional
 
 from evosearch.checks import dtype_of, samples_and_prompts, whole_number
 from evosearch.rewards.cache import identity
-from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of
+from evosearch.rewards.checkpoints import config_of, fill, tensors, tokenizer_of
 from evosearch.rewards.clip import Clip, device_of
 from evosearch.rewards.facts import CLIP_TOKENIZER, Facts, Source
 from evosearch.rewards.pixels import eight_bit, normalised
+from evosearch.rewards.places import locate
 from evosearch.rewards.weights import Weights
 
 _FILE = "HPS_v2.1_compressed.pt"

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from evosearch.checks import dtype_of, samples_and_prompts, whole_number
-from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of
+from evosearch.rewards.checkpoints import config_of, fill, tensors, tokenizer_of
 from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import QWEN_TOKENIZER, Facts, Source
+from evosearch.rewards.places import locate
 from evosearch.rewards.qwen_2024 import qwen2_vl, states
 from evosearch.rewards.qwen_vl import QwenVL
 from evosearch.rewards.weights import Weights

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from evosearch.checks import dtype_of, samples_and_prompts, whole_number
 from evosearch.rewards.aesthetic import linear_head
 from evosearch.rewards.cache import identity
-from evosearch.rewards.checkpoints import config_of, fill, locate, tensors, tokenizer_of, weight_of
+from evosearch.rewards.checkpoints import config_of, fill, tensors, tokenizer_of, weight_of
 from evosearch.rewards.clip import device_of
 from evosearch.rewards.facts import Facts, Source
 from evosearch.rewards.pixels import cropped, finite, normalised
+from evosearch.rewards.places import locate
 from evosearch.rewards.weights import Weights
 
 _FILE, _CONFIG = "ImageReward.pt", "med_config.json"

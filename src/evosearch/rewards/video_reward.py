@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from evosearch.checks import dtype_of
-from evosearch.rewards.checkpoints import Change, config_of, fill, locate, tensors, tokenizer_of, weight_of
+from evosearch.rewards.checkpoints import Change, config_of, fill, tensors, tokenizer_of, weight_of
 from evosearch.rewards.facts import QWEN_TOKENIZER, Facts, Source
+from evosearch.rewards.places import locate
 from evosearch.rewards.qwen_2024 import qwen2_vl, states
 from evosearch.rewards.qwen_video import QwenVideo, sampled
 from evosearch.rewards.video_rating import VideoRating
@@ -57,7 +58,7 @@ class VideoReward(VideoRating):
     looked at, at least 4, each resized to at most 448 · 448 pixels in its own shape, bicubic. Images are refused. A
     prompt's text never becomes a mark of the chat. Positions are those of its training, see
     `evosearch.rewards.qwen_2024`. Low-rank changes are merged into the weights at the first load of all, and kept so in
-    `evosearch.rewards.checkpoints.cache_folder`, about 4.5 GB in bfloat16 and twice that in float32. A checkpoint of
+    `evosearch.rewards.places.cache_folder`, about 4.5 GB in bfloat16 and twice that in float32. A checkpoint of
     changes alone (``adapter_model.safetensors``), as VideoAlign's training can write it, is not read: the published one
     is whole.
 
