@@ -40,7 +40,7 @@ def test_every_interval_is_one_that_is_printed():
         compare.table(read(folder), judged, against)
         for folder in [*FOLDERS, EVIDENCE / "evosearch-vs-best-of-n"]
         for judged in (False, folder.name.endswith("_clip"))
-        for against in ("best-of-N", "best-of-N, SDE")
+        for against in ("best-of-N", "best-of-N, SDE", compare.UNSTEERED)
     ]
     intervals = set(re.findall(r"[+-]\d\.\d{4} \([^)]*\)", PAGE))
     assert len(intervals) > 30
@@ -69,9 +69,9 @@ def test_a_quarter_of_the_nfe_is_ahead_of_the_papers_evosearch(folder):
     rows = read(folder)
     ours, paper = (
         {(row["prompt"], row["seed"]): row["best"] for row in rows if row["method"] == name}
-        for name in (searches.UNSTEERED, "paper_evosearch")
+        for name in (searches.OURS, "paper_evosearch")
     )
-    assert 4 * max(row["nfe"] for row in rows if row["method"] == searches.UNSTEERED) <= 4990
+    assert 4 * max(row["nfe"] for row in rows if row["method"] == searches.OURS) <= 4990
     assert len(ours) == len(paper) == 8
     mean, low, high = clustered_mean(paired(ours, paper))
     assert low > 0

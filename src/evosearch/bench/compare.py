@@ -22,21 +22,22 @@ from evosearch.resolve import algorithm_of
 from evosearch.rewards import load as load_reward
 from evosearch.rewards.shapes import EXACT
 from evosearch.run import search
-from evosearch.searches.schedules import by_paper
+from evosearch.searches import schedules
 from evosearch.types import Sample
 
 PLAIN = "one plain sample"
 BASELINE = "best-of-N"
-OURS = "EvoSearch"
+OURS, UNSTEERED = "EvoSearch", "EvoSearch, unsteered"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     BASELINE: ("best_of_n", {}),
     "best-of-N, SDE": ("best_of_n", {"eta": 1.0}),
     "EvoSearch, as in the paper": ("evosearch", {"eta": 1.0, "rate": 0.3, "mutation": "additive"}),
     "EvoSearch, ODE": ("evosearch", {"eta": 0.0, "rate": 0.15}),
+    UNSTEERED: ("evosearch", {"steered": 0}),
     OURS: ("evosearch", {}),
 }
-"""What is compared: name -> (algorithm, knobs). An EvoSearch with knobs gets schedule and sizes by the paper's rules;
-the last one is what a user gets who names none.
+"""What is compared: name -> (algorithm, knobs). The paper's EvoSearch and that by the ODE get schedule and sizes by the
+paper's rules; the last one is what a user gets who names no knob, the one before the same without steering.
 
 The SDE stands alone, too, lest what it does to samples be taken for evolution's.
 """
@@ -44,7 +45,7 @@ The SDE stands alone, too, lest what it does to samples be taken for evolution's
 BUDGETS = {500: 3, 2000: 3, 8000: 1}
 """NFE, and how many seeds each gets."""
 
-_BY_PAPER = by_paper("evosearch", algorithm_of("evosearch").waves)
+_BY_PAPER = schedules.by_paper("evosearch", algorithm_of("evosearch").waves)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def run(
     steps = models.defaults(pipe).get("steps") or check_class(type(pipe))["num_inference_steps"].default
     for cell in missing:
         algorithm, knobs = METHODS[cell.method]
-        sized = _BY_PAPER(steps, cell.budget, **knobs) if algorithm == "evosearch" and knobs else {}
+        by_paper = algorithm == "evosearch" and cell.method not in (OURS, UNSTEERED)
+        sized = _BY_PAPER(steps, cell.budget, **knobs) if by_paper else {}
         start = time.perf_counter()
         result = search(
             pipe, cell.prompt, reward, algorithm, cell.budget, steps=steps, seed=cell.seed, progress=False,
