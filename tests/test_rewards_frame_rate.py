@@ -9,7 +9,7 @@ import toy
 
 import evosearch as es
 from evosearch import rewards
-from evosearch.session import _frame_rate
+from evosearch.settings import rate_of
 
 
 class Told:
@@ -84,7 +84,7 @@ def test_a_reward_that_asks_for_no_frame_rate_is_left_alone():
 
 def test_what_the_pipeline_was_told_counts_for_more_than_its_own_rate():
     pipe = es.load("shapes-video")
-    assert _frame_rate(SimpleNamespace(pipe=pipe, kwargs={"frame_rate": 30})) == 30
-    assert _frame_rate(SimpleNamespace(pipe=pipe, kwargs={"fps": 12})) == 12
-    assert _frame_rate(SimpleNamespace(pipe=pipe, kwargs={})) == 8
-    assert _frame_rate(SimpleNamespace()) == 16  # a sampler over no pipeline
+    assert rate_of(SimpleNamespace(pipe=pipe, kwargs={"frame_rate": 30})) == 30
+    assert rate_of(SimpleNamespace(pipe=pipe, kwargs={"fps": 12})) == 12
+    assert rate_of(SimpleNamespace(pipe=pipe, kwargs={})) == 8
+    assert rate_of(SimpleNamespace()) == 16  # a sampler over no pipeline

@@ -504,12 +504,16 @@ def test_a_search_is_judged_and_the_key_goes_into_no_file(tmp_path, monkeypatch)
     assert not any(b"sk-5e3c7e7" in path.read_bytes() for path in files)
 
 
-def test_a_single_missing_sample_ends_no_search():
+def test_one_missing_of_twenty_is_more_than_one_in_a_hundred():
     with judges.FakeJudge(judges.faulty(1, faults=["text"])) as server:
         server.fault = lambda picture, attempt: "text" if len(server.attempts) == 3 else None
         _, search = found(server, retries=0)
-        result = search()
-    assert 1 <= result.invalid <= 1
+        with pytest.raises(es.InvalidReward, match=r"for 1 of 20 samples .* allow_missing=0.01 is its limit") as ended:
+            search()
+        assert len(ended.value.result.kept) == 16
+        server.attempts.clear()
+        _, tolerant = found(server, retries=0, allow_missing=0.05)
+        assert tolerant().invalid == 1
 
 
 def test_a_search_with_too_many_missing_ends_with_its_best_kept(tmp_path):

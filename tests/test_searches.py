@@ -721,7 +721,7 @@ def test_a_schedule_by_budget_spends_it(steps, times):
     knobs = searches.evosearch.fit(steps, times * steps)
     waves = searches.evosearch.waves(steps, **knobs)
     assert 0.92 * times * steps <= nfe_of(waves) <= times * steps
-    assert len(knobs["schedule"]) <= 110
+    assert len(knobs["schedule"]) <= 113  # of 8 children each while there are fewer than 900
     if times == 1:
         assert knobs == {"schedule": [], "sizes": [1]}
         return
@@ -805,8 +805,8 @@ def test_the_plan_in_words():
         "children in 4 generations, bred at level 2, 3, 4 of 5; the NFE of 1 sample finish the best."
     )
     assert said(100) == (
-        "At 100x one sample children gain most, and get 70% of what explores: 57 drafts in 5 of 20 steps; then 225 "
-        "children in 28 generations, bred at level 2 of 5; the NFE of 12 samples finish the best, and those of 40 "
+        "At 100x one sample children gain most, and get 70% of what explores: 38 drafts in 5 of 20 steps; then 150 "
+        "children in 18 generations, bred at level 2 of 5; the NFE of 8 samples finish the best, and those of 60 "
         "steer one from level 8 of 20."
     )
     assert said(30, draft_steps=None).startswith(

@@ -169,10 +169,10 @@ def generate(
             resume=resume,
             **shared,
         )
-    except BaseException:
+    except BaseException as error:
         if saved := [each for each in new if (each / "report.html").exists()]:
             typer.echo(f"what was found so far is in {', '.join(map(str, saved))}", err=True)
-        if any((each / "run.db").exists() for each in folders):
+        if not isinstance(error, ValueError | TypeError) and any((each / "run.db").exists() for each in folders):
             typer.echo(f"go on where it stopped by: evosearch resume {folder}", err=True)
         raise
     for text, each, result in zip(texts, folders, [results] if len(texts) == 1 else results, strict=True):

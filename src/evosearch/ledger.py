@@ -63,6 +63,8 @@ class RunJournal(Journal):
         self._waiting = queue.SimpleQueue[tuple[Row, dict[str, Tensor]] | Event | None]()
         self._held, self._room = 0, threading.Condition()
         self._error: BaseException | None = None
+        for part in folder.glob("blobs/*/part-*"):  # of a process that was killed
+            part.unlink(missing_ok=True)
         (folder / "log.jsonl").write_text("".join(map(_line, self.events)))
         self._again = Counter(event.kind for event in self.events)
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)

@@ -186,14 +186,14 @@ def estimate(
         nfe = round(nfe * limit / planned) if session.waves else round(limit / pace.row)
     particles = -(-nfe // sampler.steps)
     state, sample = sampler.prior(1).x.nbytes, pace.sample
+    # With their x0 at every level that is kept; the journal has as many.
+    states = particles * 2 * state * (2 + len({*session.knobs.get("schedule", ())}))
     session.close()
     return Estimate(
         nfe=nfe,
         seconds=seconds,
-        # States with their x0 at every level that is kept; a micro-batch of samples in float32, twice.
-        memory=particles * 2 * state * (2 + len({*session.knobs.get("schedule", ())}))
-        + 2 * sampler.batch_size * sample,
-        disk=session.gallery.size * sample // 4 + 8192 * particles,
+        memory=states + 2 * sampler.batch_size * sample,  # a micro-batch of samples in float32, twice
+        disk=session.gallery.size * sample // 4 + 8192 * particles + states,
     )
 
 

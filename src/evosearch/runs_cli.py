@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -68,8 +69,8 @@ def scores(
     from evosearch.runs import Score
     from evosearch.runs import scores as scored
 
-    found = scored(run)
-    with out.open("w", newline="") if out is not None else sys.stdout as file:
+    found = list(scored(run))
+    with nullcontext(sys.stdout) if out is None else out.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(Score.__dataclass_fields__)
         for score in found:

@@ -21,7 +21,7 @@ from evosearch.held_out import HeldOut
 from evosearch.interrupts import Stop, stopping
 from evosearch.metered import MeteredSampler
 from evosearch.metered_reward import MeteredReward, is_priced, judged
-from evosearch.negatives import Negative, develop, eight_bit
+from evosearch.negatives import Negative, Undeveloped, develop, eight_bit
 from evosearch.noise import seed_of
 from evosearch.progress import Bar
 from evosearch.resolve import budget_of, defaults_of, knobs_of
@@ -164,7 +164,7 @@ class Session:
         Raises:
             InvalidReward: No particle got a finite reward, or more have none than the reward allows.
         """
-        status, stock, failure = "failed", None, None
+        status, stock, failure, result = "failed", None, None, None
         self.reward.watch = Watch(self.own.steps) if judges else None
         own = {name: at_frame_rate(fresh(judge), self._rate) for name, judge in judges.items()}
         self.held_out = HeldOut(own, self.prompt, self.meter, self._cache, self.own.batch_size)
@@ -186,11 +186,15 @@ class Session:
         except InvalidReward as error:
             status, failure = "invalid", error
             raise
+        except Undeveloped:
+            status = "failed"
+            raise
         except (ValueError, TypeError):
             status = "failed" if self.gallery.best else "refused"
             raise
         finally:
-            result = self._found(stock) if self.gallery.best else None
+            with suppress(Undeveloped):  # of which there is no result to show
+                result = self._found(stock) if self.gallery.best else None
             self.close()
             if failure is not None:
                 failure.result = result

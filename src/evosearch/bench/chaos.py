@@ -1,7 +1,7 @@
 """What befalls a run: it is killed, its files are damaged, its disk is full, its memory does not suffice, two want it.
 
-Every trial ends in one of a few ways, which are counted; none may be a wrong result. Runs are of a bundled pipeline, each
-in a process of its own, forked from one that has the model already.
+Every trial ends in one of a few ways, which are counted; none may be a wrong result. Runs are of a bundled pipeline,
+each in a process of its own, forked from one that has the model already.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from typing import Any
 import torch
 from PIL import Image
 
-from evosearch import models
+from evosearch import models, rows
 from evosearch.digests import digest
+from evosearch.hooks import rows_of
 from evosearch.journal import Answer, Call
 from evosearch.ledger import RunJournal
 from evosearch.lock import Taken
 from evosearch.negatives import eight_bit
 from evosearch.rewards import load as load_reward
-from evosearch.rows import rows_of
 from evosearch.run import search
 from evosearch.store import RunFolder
 
 SEARCHES = ("evosearch", "best_of_n", "particles", "demon", "svdd", "zero_order")
 _PROMPT, _BUDGET, _STEPS = "two red stars and a blue circle", "12x", 10
+_OF_A_RUN = {"manifest.json", "log.jsonl", "run.db", "run.lock"}
 _SAID = (ValueError, OSError)  # errors that are a sentence
 
 
@@ -104,16 +105,16 @@ def outcome(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def kills(model: str, out: Path, trials: int, seed: int = 0) -> Trials:
+def kills(model: str, out: Path, trials: int, searches: Sequence[str] = SEARCHES, seed: int = 0) -> Trials:
     """Kill runs at random times, again and again, until each is done; the ends are those of the runs.
 
     Counted as wrong: an end that is not that of a run that was left alone, and scores that were computed twice though
     they were in the journal.
     """
     found, rng, pipe = Trials("kills"), random.Random(seed), models.load(model)
-    each = -(-trials // len(SEARCHES))
+    each = -(-trials // len(searches))
     lost = 0
-    for algorithm in SEARCHES:
+    for algorithm in searches:
         place = _fresh(out / f"kills-{algorithm}")
         own = Searched(pipe, algorithm, place / "asked")
         start = time.perf_counter()
@@ -150,7 +151,7 @@ def damages(model: str, out: Path, trials: int, seed: int = 0) -> Trials:
     own = Searched(models.load(model), "evosearch", place / "asked")
     own.run(place / "whole")
     done, cut = outcome(place / "whole"), place / "cut"
-    while not (cut / "run.db").exists() or len(list(rows_of(cut))) < 30:
+    while not (cut / "run.db").exists() or len(list(rows.rows_of(cut))) < 30:
         pid = _forked(lambda: own.run(cut))
         if _ends_within(pid, 0.6):
             _fresh(cut)
@@ -202,28 +203,26 @@ def full_disks(model: str, out: Path, trials: int) -> Trials:
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         found.ends["not tried: no user namespaces here"] += 1
         return found
-    command = [str(Path(sys.executable).with_name("evosearch")), "generate", _PROMPT, "--model", model, "--budget", _BUDGET, "--steps",
-               str(_STEPS), "--quiet", "--resume", "--out"]  # fmt: skip
+    asked = f"--model {model} --budget {_BUDGET} --steps {_STEPS} --quiet --resume --out"
+    command = [str(Path(sys.executable).with_name("evosearch")), "generate", _PROMPT, *asked.split()]
     subprocess.run([*command, str(place / "whole")], check=True, capture_output=True)
-    done, most = outcome(place / "whole"), _size(place / "whole")
-    slowest = 0.0
+    done = outcome(place / "whole")
+    most = sum(path.stat().st_size for path in (place / "whole").rglob("*") if path.is_file())
     for k in range(trials):
         run, disk = place / f"run-{k}", place / f"disk-{k}"
         disk.mkdir()
         size = 60_000 + most * (k + 1) // (trials + 1)
-        inner = " ".join([f"'{word}'" for word in [*command, str(disk / "run")]])
+        words = " ".join(f"'{word}'" for word in [*command, str(disk / "run")])
         script = (
-            f"mount -t tmpfs -o size={size} disk {disk} && {{ {inner}; code=$?; cp -r {disk}/run {run}; exit $code; }}"
+            f"mount -t tmpfs -o size={size} disk {disk} || exit 9; {words}; code=$?; cp -r {disk}/run {run}; exit $code"
         )
         ended = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
-        start = time.perf_counter()
         if ended.returncode == 74 and "Traceback" not in ended.stderr:
-            shutil.rmtree(run) if not (run / "manifest.json").exists() and run.exists() else None
+            if run.exists() and not (run / "manifest.json").exists():
+                shutil.rmtree(run)
             again = subprocess.run([*command, str(run)], capture_output=True, check=False)
-            slowest = max(slowest, time.perf_counter() - start)
-            end = (
-                "exit 74, then the same to the bit" if not again.returncode and outcome(run) == done else "ANOTHER END"
-            )
+            same = not again.returncode and outcome(run) == done
+            end = "exit 74, then the same to the bit" if same else "ANOTHER END"
         else:
             end = f"exit {ended.returncode}"
         found.ends[end] += 1
@@ -231,42 +230,43 @@ def full_disks(model: str, out: Path, trials: int) -> Trials:
     return found
 
 
-def memories(model: str, out: Path) -> Trials:
-    """Let memory not suffice at every single call of denoiser, decoder and reward."""
+def memories(model: str, trials: int) -> Trials:
+    """Let memory not suffice at calls of denoiser and decoder, evenly spread, until one particle is left."""
     found, pipe = Trials("memory"), models.load(model)
-    sites = {"denoiser": pipe.components.get("unet") or pipe.components["transformer"], "decoder": pipe.vae.decoder}
-    most = 0
+    parts = {"denoiser": pipe.components.get("unet") or pipe.components["transformer"], "decoder": pipe.vae.decoder}
+    layers = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
+    sites = {name: next(m for m in part.modules() if isinstance(m, layers)) for name, part in parts.items()}
+
+    def run() -> None:
+        search(pipe, _PROMPT, "shapes", "evosearch", "6x", steps=_STEPS, progress=False, batch_size=4)
+
     for name, module in sites.items():
-        calls = Counter[str]()
-
-        def count(*_: Any, calls: Counter[str] = calls) -> None:
-            calls["all"] += 1
-
-        hook = module.register_forward_pre_hook(count)
-        search(pipe, _PROMPT, "shapes", "evosearch", _BUDGET, steps=_STEPS, progress=False, batch_size=4)
-        hook.remove()
-        for k in range(0, calls["all"], max(1, calls["all"] // 40)):
-            seen = Counter[str]()
-
-            def fail(_: Any, args: tuple[Any, ...], seen: Counter[str] = seen, k: int = k) -> None:
-                seen["all"] += 1
-                if seen["all"] >= k + 1 and len(args[0] if args else ()) != 1 and seen["failed"] < 3:
-                    seen["failed"] += 1
-                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-            hook = module.register_forward_pre_hook(fail)
-            try:
-                search(pipe, _PROMPT, "shapes", "evosearch", _BUDGET, steps=_STEPS, progress=False, batch_size=4)
-                end = f"{name}: finished"
-            except Exception as error:
-                end = f"{name}: {type(error).__name__}"
-            hook.remove()
-            most = max(most, seen["failed"])
-            found.ends[end] += 1
-            found.wrong += not end.endswith("finished")
-    found.figures["retries at the most"] = str(most)
-    shutil.rmtree(out / "memories", ignore_errors=True)
+        calls = _calls(module, run)
+        for k in range(0, calls, max(1, calls // trials)):
+            finished = _calls(module, run, failing=k) > 0
+            found.ends[f"{name}: {'finished' if finished else 'FAILED'}"] += 1
+            found.wrong += not finished
     return found
+
+
+def _calls(module: torch.nn.Module, run: Callable[[], None], failing: int | None = None) -> int:
+    """Calls of a layer in a run, those from one on failing while they are of several particles; -1 where it fails."""
+    count = 0
+
+    def hook(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal count
+        count += 1
+        if failing is not None and count > failing and rows_of(args, kwargs) > 2:  # guidance takes a particle twice
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        run()
+    except Exception:
+        return -1
+    finally:
+        handle.remove()
+    return count
 
 
 def names(out: Path, trials: int, seed: int = 0) -> Trials:
@@ -293,12 +293,7 @@ def names(out: Path, trials: int, seed: int = 0) -> Trials:
         folder = RunFolder(place / f"{k}", {"prompt": prompt})
         folder.log("generation", prompt=prompt)
         folder.finish(None, "failed")
-        within = {path.name for path in (place / f"{k}").iterdir()} <= {
-            "manifest.json",
-            "log.jsonl",
-            "run.db",
-            "run.lock",
-        }
+        within = {path.name for path in (place / f"{k}").iterdir()} <= _OF_A_RUN
         private = (place / f"{k}").stat().st_mode & 0o077 == 0
         found.ends["within and private" if within and private else "ESCAPED OR OPEN"] += 1
         found.wrong += not (within and private)
@@ -328,18 +323,12 @@ def store_cost(out: Path, calls: int = 10, seconds: float = 1.0, size: int = 4 *
 
 
 def all_trials(model: str, out: Path, *, long: bool) -> Iterator[Trials]:
-    """All kinds of trials, in their short or their long form.
-
-    Args:
-        model: A bundled pipeline of pictures.
-        out: Folder for what they write.
-        long: As often as the claims want; or as often as a test has time for.
-    """
+    """All kinds of trials of a bundled pipeline of pictures, in their long or their short form."""
     yield kills(model, out, 240 if long else 12)
     yield damages(model, out, 1000 if long else 20)
     yield races(out, 100 if long else 10)
     yield full_disks(model, out, 20 if long else 1)
-    yield memories(model, out)
+    yield memories(model, 40 if long else 4)
     yield names(out, 10_000 if long else 100)
     yield store_cost(out, 20 if long else 5, 1.0 if long else 0.2)
 
@@ -363,7 +352,7 @@ def _damage(path: Path, rng: random.Random) -> str:
 def _journaled(run: Path) -> set[str]:
     """Samples whose scores are in the journal, by the digest that `Searched` writes."""
     found = set[str]()
-    for row in rows_of(run):
+    for row in rows.rows_of(run):
         if row.kind == "score" and row.whole:
             found |= set(json.loads(row.facts)["digests"])
     return found
@@ -404,12 +393,3 @@ def _fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def lines(found: Sequence[Trials]) -> str:
-    """All in words."""
-    return "\n".join(map(str, found))
