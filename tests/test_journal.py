@@ -416,6 +416,21 @@ def test_a_run_goes_on_by_what_its_folder_says(tmp_path):
     whole = toy.found(**asked)
     again = es.resume(tmp_path / "run", progress=False)
     assert outcome(again) == outcome(whole)
+    handed_over = es.resume(tmp_path / "run", pipe=es.load("shapes-flow"), progress=False)
+    assert outcome(handed_over) == outcome(whole)
+    with pytest.raises(ValueError, match=r"model was .*shapes-flow.*, is .*shapes-diffusion"):
+        es.resume(tmp_path / "run", pipe=es.load("shapes-diffusion"), progress=False)
+
+
+def test_a_set_goes_on_with_the_run_that_was_cut_off(tmp_path):
+    asked = {"pipe": "shapes-flow", "budget": "8x", "steps": 4, "run_dir": tmp_path / "runs", "progress": False}
+    texts = ["a red circle", "a blue star"]
+    whole = es.search(prompt=texts, reward="shapes", **asked)
+    for k, status in ((0, "running"), (1, "interrupted")):
+        path = tmp_path / "runs" / f"{k:04d}" / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": status}))
+    again = es.resume(tmp_path / "runs", progress=False)
+    assert [outcome(result) for result in again] == [outcome(result) for result in whole]
 
 
 def test_prompts_that_were_not_begun_are_searched(tmp_path):

@@ -38,6 +38,16 @@ def read_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _read(value) for name, value in arguments.items() if not _is_object(value)}
 
 
+def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two sets of spelled arguments without those of which one is an object and one is not.
+
+    A pipeline may be named first and handed over later; its weights are compared elsewhere.
+    """
+    names = [name for name in before.keys() | now.keys() if _is_object(before.get(name)) == _is_object(now.get(name))]
+    before, now = ({name: each[name] for name in names if name in each} for each in (before, now))
+    return before, now
+
+
 def write_plan(folder: Path, prompts: Sequence[str], arguments: Mapping[str, Any], resume: bool) -> None:
     """Say in the folder of several runs what they are to be.
 

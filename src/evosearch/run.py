@@ -19,7 +19,7 @@ from evosearch.prompts import Prompt
 from evosearch.refusals import check_class, one_at_a_time
 from evosearch.resolve import algorithm_of, batch_of, budget_of, is_sampler, sampler_of
 from evosearch.result import Result
-from evosearch.resuming import spelled, write_plan
+from evosearch.resuming import comparable, spelled, write_plan
 from evosearch.rewards import TensorReward
 from evosearch.rewards.cache import ScoreCache
 from evosearch.rewards.combined import Combined
@@ -277,7 +277,7 @@ def _fitted_before(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] |
         return None
     manifest = read_manifest(path)
     if "arguments" in manifest:
-        check_same(path, manifest["arguments"], arguments)
+        check_same(path, *comparable(manifest["arguments"], arguments))
     return manifest.get("fitted")
 
 
