@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -114,6 +114,26 @@ def samples_and_prompts(samples: Tensor, prompts: Any, least: int = 1) -> None:
 def first_line(error: Exception) -> str:
     """Of what an error says, without its full stop; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def barred(name: str, error: BaseException) -> str | None:
+    """Why the hub gives nothing of a model to this user, and what to do; None where that is not what went wrong."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    found = tuple(causes(error))
+    if any(isinstance(cause, GatedRepoError) for cause in found):
+        page = f"https://huggingface.co/{name}"
+        return f"model {name!r} is gated: accept its terms at {page}, then log in with 'hf auth login'"
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in found):
+        return f"model {name!r} is not on the hub, or is private: check its spelling, or log in with 'hf auth login'"
+    return None
 
 
 def _is_whole(value: Any) -> bool:

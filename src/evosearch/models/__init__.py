@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evosearch.checks import dtype_of, first_line
+from evosearch.checks import barred, causes, dtype_of, first_line
 from evosearch.models.families import FAMILIES, family_of, half_of
 
 if TYPE_CHECKING:
@@ -340,27 +340,15 @@ def _quantization(bits: str, parts: dict[str, Any]) -> Any:
 
 def _reason(name: str, error: Exception) -> str:
     """Why a model could not be had, and what to do."""
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError
 
-    causes = tuple(_causes(error))
-
-    def is_a(kind: type[Exception]) -> bool:
-        return any(isinstance(cause, kind) for cause in causes)
-
-    if is_a(GatedRepoError):
-        page = f"https://huggingface.co/{name}"
-        return f"model {name!r} is gated: accept its terms at {page}, then log in with 'hf auth login'"
-    if is_a(RepositoryNotFoundError):
-        return f"model {name!r} is not on the hub, or is private: check its spelling, or log in with 'hf auth login'"
+    if said := barred(name, error):
+        return said
     first = first_line(error)
     if Path(name).is_dir():
         return f"model folder {name} is not complete: {first}"
-    if is_a(EntryNotFoundError) and not is_a(FileNotFoundError):
+    found = tuple(causes(error))
+    lacking = any(isinstance(cause, EntryNotFoundError) for cause in found)
+    if lacking and not any(isinstance(cause, FileNotFoundError) for cause in found):
         return f"model {name!r} holds no diffusers pipeline in safetensors: {first}"
     return f"model {name!r} cannot be had: {first}. Check the network, or give the folder of a copy"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

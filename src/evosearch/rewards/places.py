@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from evosearch.checks import first_line
+from evosearch.checks import barred, causes, first_line
 
 _PATIENCE = 60.0  # seconds without an answer
 
@@ -175,23 +175,13 @@ def whole(path: Path) -> Generator[Path]:
 
 def reason(name: str, error: Exception, what: str = "") -> str:
     """Why something of a model could not be had, and what to do."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    causes = tuple(_causes(error))
+    if said := barred(name, error):
+        return said
     what = f"{what} of " if what else ""
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
-        page = f"https://huggingface.co/{name}"
-        return f"model {name!r} is gated: accept its terms at {page}, then log in with 'hf auth login'"
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return f"model {name!r} is not on the hub, or is private: check its spelling, or log in with 'hf auth login'"
-    unreached = any(isinstance(cause, LocalEntryNotFoundError) for cause in causes)
+    unreached = any(isinstance(cause, LocalEntryNotFoundError) for cause in causes(error))
     first = "it is not in the hub's cache, and the hub is not reached" if unreached else first_line(error)
     if Path(name).is_dir():
         return f"{what}folder {name} cannot be had: {first}; get the folder anew"
     return f"{what}model {name!r} cannot be had: {first}; check the network, or give the folder of a copy"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
