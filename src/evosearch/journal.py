@@ -35,7 +35,7 @@ class Call(NamedTuple):
     """A call of the model or of the reward.
 
     Attributes:
-        kind: ``run`` or ``score``.
+        kind: ``run``, ``score`` or ``held out``.
         number: How many of its kind came before.
         asks: What it is asked, as `asks` makes it.
         told: What it gave when the run came here before; None where it has yet to be made.
@@ -52,7 +52,7 @@ class Diverged(ValueError):
 
 
 class Journal:
-    """Keeps nothing: of a run without a folder. See `evosearch.store.RunJournal` for one that does."""
+    """Keeps nothing: of a run without a folder. See `evosearch.ledger.RunJournal` for one that does."""
 
     def __init__(self) -> None:
         self._calls = Counter[str]()

@@ -17,7 +17,6 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from evosearch import strict_json
 from evosearch.journal import Answer, Call, Journal
-from evosearch.rows import Event, Row, blob_path, seal_of
+from evosearch.rows import Event, Row, blob_path, now, seal_of
 
 _SCHEMA = 1
 _TABLES = """
@@ -107,7 +106,7 @@ class RunJournal(Journal):
         if kind in _OF_THE_SEARCH and self._again[kind]:
             self._again[kind] -= 1
             return
-        event = Event(datetime.now(UTC).isoformat(timespec="milliseconds"), kind, strict_json.dumps(facts))
+        event = Event(now(), kind, strict_json.dumps(facts))
         self._waiting.put(event)
         with (self._folder / "log.jsonl").open("ab", buffering=0) as file:
             end, line = file.seek(0, os.SEEK_END), _line(event).encode()

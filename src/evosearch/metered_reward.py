@@ -225,16 +225,18 @@ class MeteredReward:
         return {"ids": ids, "parents": parents, "level": p.i, "rewards": rewards, "nfe": self._meter.nfe}
 
     def _show(self, source: Source, values: Tensor, parts: list[dict[str, float]], thumbnails: list[bytes]) -> None:
-        p = source.p
+        p, finished = source.p, source.p.i == self._sampler.steps
+        if not finished:
+            self._gallery.glimpse(p, leading(values), thumbnails)
+            if self.watch is None:
+                return
         samples = [None] * len(p) if source.samples is None else source.samples.unbind()
         negatives = [
             Negative(p[[k]], None if sample is None else sample.clone(), digest)  # not its whole micro-batch
             for k, (sample, digest) in enumerate(zip(samples, source.digests, strict=True))
         ]
-        if p.i == self._sampler.steps:
+        if finished:
             self._gallery.offer(negatives, values, self._meter.cost, parts, thumbnails)
-        else:
-            self._gallery.glimpse(p, leading(values), thumbnails)
         if self.watch is not None:
             self.watch.offer(negatives, leading(values), parts)
 

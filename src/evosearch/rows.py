@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,11 @@ def rows_of(folder: Path) -> Iterator[Row]:
 def blob_path(folder: Path, name: str) -> Path:
     """Where a blob lies."""
     return folder / "blobs" / name[:2] / f"{name}.safetensors"
+
+
+def now() -> str:
+    """The time, as runs note it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def seal_of(*fields: Any) -> str:

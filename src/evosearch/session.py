@@ -239,6 +239,7 @@ class Session:
         """Let held-out rewards judge the first sample, so that what cannot be judged ends the search at once."""
         first = self.gallery.first
         if first is not None and not self.held_out.verdicts:
+            # Whoever judges: a decoder that is another now is found out before it adds to the journal.
             develop([first.negative], self.own.decode)
             self.held_out.attempt(first.negative)
 

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from evosearch.ledger import RunJournal
 from evosearch.lock import locked
 from evosearch.manifest import check_same, holds_run, read_manifest
 from evosearch.result import Result, Scored
+from evosearch.rows import now
 from evosearch.types import Genome
 
 _SCHEMA = 1
@@ -63,9 +63,9 @@ class RunFolder:
             os.close(self._lock)
             raise
         if old is None:
-            old = {"schema": _SCHEMA, "created": _now(), "settings": settings, **(told or {})}
+            old = {"schema": _SCHEMA, "created": now(), "settings": settings, **(told or {})}
         else:
-            old["resumed"] = [*old.get("resumed", []), _now()]
+            old["resumed"] = [*old.get("resumed", []), now()]
         self._manifest = {name: old[name] for name in _FROM_THE_BEGINNING if name in old} | {"status": "running"}
         self._write_manifest()
         self.log("start")
@@ -111,7 +111,7 @@ class RunFolder:
                 self._release()
             raise
         finally:
-            self._manifest |= {"status": status, "finished": _now()} | (self._outcome(result) if result else {})
+            self._manifest |= {"status": status, "finished": now()} | (self._outcome(result) if result else {})
             self._write_manifest()
 
     def _write_media(self, result: Result) -> None:
@@ -153,9 +153,10 @@ class RunFolder:
 
     def _entry(self, stem: str, scored: Scored) -> dict[str, Any]:
         file = f"media/{stem}.mp4" if isinstance(scored.sample, list) else f"media/{stem}.png"
+        there = (self.path / file).exists()
         return {
-            "file": file if (self.path / file).exists() else None,
-            "sha256": sha256((self.path / file).read_bytes()).hexdigest() if (self.path / file).exists() else None,
+            "file": file if there else None,
+            "sha256": sha256((self.path / file).read_bytes()).hexdigest() if there else None,
             "reward": scored.reward,
             "parts": scored.parts,
             "held_out": scored.held_out,
@@ -246,7 +247,3 @@ def _baselines(result: Result) -> dict[str, Scored]:
 
 def _kept(result: Result) -> dict[str, Scored]:
     return {f"{k:04d}-{scored.id:016x}": scored for k, scored in enumerate(result.kept)}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
