@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := test,dev,bench
+EXTRAS := test,dev,bench,ray
 
 setup: $(VENV)/installed
 

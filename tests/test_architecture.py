@@ -14,7 +14,7 @@ MODULES = {".".join(path.relative_to(SRC).with_suffix("").parts): path for path 
 EVERY_MODULE = pytest.mark.parametrize("name", MODULES)
 
 OPERATORS = {"noise", "path", "resampling", "selection", "mutation", "bands", "scoring", "steering"}
-KEPT = {"journal", "memory", "negatives"}
+KEPT = {"journal", "memory", "negatives", "decoding"}
 ALLOWED = {
     "types": {"path"},  # for its annotations alone
     "checks": set(),
@@ -30,27 +30,30 @@ ALLOWED = {
     "drafts": {"types", "declaration", "noise", "scoring", "selection", "steering"},
     "genome": {"types", "noise", "mutation"},
     "memory": set(),
-    "sampler": {"types", "path", "noise", "memory"},
-    "seam": {"types", "path", "noise", "sampler"},
-    "hooks": {"types", "path", "noise", "sampler", "seam"},
-    "features": {"types", "path", "noise", "sampler", "seam", "hooks"},
+    "stepper": {"types", "path", "noise"},
+    "sampler": {"types", "path", "memory", "stepper"},
+    "seam": {"types", "path", "noise", "stepper"},
+    "hooks": {"types", "path", "noise", "stepper", "seam"},
+    "features": {"types", "path", "noise", "stepper", "seam", "hooks"},
     "refusals": set(),
-    "pipeline": {"types", "path", "noise", "sampler", "seam", "hooks", "features", "refusals"},
+    "pipeline": {"types", "path", "noise", "stepper", "sampler", "seam", "hooks", "features", "refusals"},
     "budget": {"types", "checks", "declaration"},
     "digests": set(),
-    "negatives": {"types", "digests"},
+    "decoding": {"types", "digests"},
+    "negatives": {"types", "digests", "decoding"},
     "journal": {"types"},
     "ledger": {"types", "journal", "rows", "strict_json"},
     "hacking": {"types", "negatives"},
     "result": {"types", "budget", "selection", "hacking", "negatives"},
-    "metered": {"types", "budget", "digests", "journal", "negatives"},
+    "metered": {"types", "budget", "journal", "decoding"},
     "manifest": {"strict_json"},
     "rows": set(),
     "lock": set(),
     "interrupts": set(),
     "runs": {"types", "genome", "manifest", "rows"},
-    "metered_reward": {"types", "budget", "result", "rewards", "selection", "hacking", "metered", *KEPT},
-    "held_out": {"types", "budget", "rewards", "metered_reward", "journal", "negatives"},
+    "judging": {"types", "rewards"},
+    "metered_reward": {"types", "budget", "result", "rewards", "selection", "hacking", "metered", "judging", *KEPT},
+    "held_out": {"types", "budget", "rewards", "judging", "journal", "negatives"},
     "searches": {"types", "checks", "declaration", *OPERATORS, "drafts", "searches"},
     "rewards": {"types", "checks", "shapes", "digests", "rewards"},
     "shapes": set(),

@@ -12,7 +12,7 @@ from test_rewards_judge import judge_of
 
 import evosearch as es
 from evosearch.budget import Budget
-from evosearch.metered_reward import elsewhere
+from evosearch.judging import elsewhere
 from evosearch.rewards.judge import JudgeError
 from evosearch.scoring import roll_out
 from evosearch.types import concat

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evosearch import rewards
-from evosearch.metered_reward import elsewhere
+from evosearch.judging import elsewhere
 from evosearch.rewards.cache import ScoreCache
 from evosearch.rewards.jpeg import jpeg
 from evosearch.rewards.judge import Judge

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evosearch import models, rewards, searches
     from evosearch.budget import Budget, Cost
+    from evosearch.executors.hiring import Workers, hire
     from evosearch.models import load
     from evosearch.pipeline import PipelineSampler
     from evosearch.result import Result, Scored
@@ -27,7 +28,9 @@ __all__ = [
     "Population",
     "Result",
     "Scored",
+    "Workers",
     "estimate",
+    "hire",
     "load",
     "models",
     "resume",
@@ -46,8 +49,10 @@ _HOMES = {
     "PipelineSampler": "pipeline",
     "Population": "types",
     "Result": "result",
+    "Workers": "executors.hiring",
     "Scored": "result",
     "estimate": "run",
+    "hire": "executors.hiring",
     "load": "models",
     "resume": "resuming",
     "search": "run",

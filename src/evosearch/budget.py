@@ -102,12 +102,14 @@ class Pace:
         step: Seconds of one denoising step.
         score: Seconds of decoding and scoring.
         sample: Bytes of one sample in float32.
+        workers: How many micro-batches are under way at a time.
     """
 
     batch_size: int
     step: float
     score: float
     sample: int
+    workers: int = 1
 
     def seconds(self, waves: Sequence[Wave]) -> float:
         """What these take."""
@@ -115,7 +117,7 @@ class Pace:
         def each(wave: Wave) -> float:
             return wave.passes * (wave.steps * self.step + wave.scores * self.score)
 
-        return sum(-(-wave.particles // self.batch_size) * each(wave) for wave in waves)
+        return sum(-(-wave.particles // (self.batch_size * self.workers)) * each(wave) for wave in waves)
 
     def slower(self, times: float) -> Pace:
         """The pace of a machine that takes so many times as long."""
@@ -123,8 +125,8 @@ class Pace:
 
     @property
     def row(self) -> float:
-        """Seconds of one NFE in a full micro-batch, scoring left out."""
-        return self.step / self.batch_size
+        """Seconds of one NFE in full micro-batches, scoring left out."""
+        return self.step / (self.batch_size * self.workers)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
 import math
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -109,6 +111,14 @@ def samples_and_prompts(samples: Tensor, prompts: Any, least: int = 1) -> None:
             f"prompts: expected a list of {len(samples)} strings, one for each sample, got {prompts!r}; "
             "repeat a prompt that all samples share"
         )
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether an error speaks of the user's arguments, which we and diffusers check, and not of a defect."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    ours = frame.f_globals.get("__name__", "").partition(".")[0] in ("evosearch", "diffusers")
+    # A sentence meant for people was raised by a statement; what Python itself objects to is our mistake.
+    return ours and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
 
 
 def first_line(error: Exception) -> str:

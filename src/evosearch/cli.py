@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import linecache
 import re
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -16,6 +14,8 @@ from typer.core import TyperGroup
 
 from evosearch import runs_cli
 from evosearch.bench.cli import app as bench
+from evosearch.checks import is_refusal
+from evosearch.executors import cli as workers_cli
 from evosearch.progress import hush, printable
 from evosearch.suites.cli import export, import_scores
 
@@ -41,7 +41,7 @@ class _Commands(TyperGroup):
             where = f": {error.filename}" if error.filename else ""
             _fail(f"{error.strerror or error}{where}", _DISK)
         except (ValueError, TypeError) as error:
-            if not _expected(error):
+            if not is_refusal(error):
                 raise
             from evosearch.rewards.judge_breaker import JudgeError
             from evosearch.session import InvalidReward
@@ -53,14 +53,6 @@ class _Commands(TyperGroup):
 def _fail(sentence: str, code: int) -> NoReturn:
     typer.echo(f"evosearch: {printable(sentence)}", err=True)
     raise typer.Exit(code)
-
-
-def _expected(error: Exception) -> bool:
-    """Whether an error speaks of the user's arguments, which we and diffusers check, and not of a defect."""
-    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    ours = frame.f_globals.get("__name__", "").partition(".")[0] in ("evosearch", "diffusers")
-    # A sentence meant for people was raised by a statement; what Python itself objects to is our mistake.
-    return ours and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
 
 
 app = typer.Typer(
@@ -100,16 +92,14 @@ def generate(
     model: Annotated[str, typer.Option(help="Bundled pipeline, folder or hub id.")] = _DEFAULT,
     reward: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=WEIGHT]", help='What to maximise; several are summed. A front: "pareto(a, b)".'),
+        typer.Option(metavar="NAME[=WEIGHT]", help="To maximise; several are summed."),
     ] = None,
-    algorithm: Annotated[str, typer.Option(help="See: evosearch list searches.")] = "evosearch",
-    budget: Annotated[
-        str | None, typer.Option(help="NFE (2000), samples' worth (20x, the default) or time (60s).")
-    ] = None,
+    algorithm: Annotated[str, typer.Option(help="See: list searches.")] = "evosearch",
+    budget: Annotated[str | None, typer.Option(help="NFE (2000), samples (20x, the default), time (60s).")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.  [default: the model's]")] = None,
     eta: Annotated[float | None, typer.Option(help="0 = ODE, 1 = SDE.  [default: the algorithm's]")] = None,
-    seed: Annotated[int, typer.Option(help="All noise and all choices follow from it.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Particles in one pass of the model.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of all noise and choices.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Particles in one pass.")] = 16,
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: runs/0001, 0002, ...]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out, if it is this.")] = False,
     knob: Annotated[
@@ -124,10 +114,15 @@ def generate(
     ] = None,
     stop_at: Annotated[float | None, typer.Option(help="End as soon as this reward is reached.")] = None,
     warm_start: Annotated[Path | None, typer.Option(help="Begin with the best noises of this run.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16.  [default: the model's]")] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="TYPE", help="Precision.  [default: the model's]")] = None,
     offload: Annotated[str | None, typer.Option(metavar="model|sequential", help="Save GPU memory.")] = None,
     quantize: Annotated[str | None, typer.Option(metavar="8bit|4bit", help="Smaller weights (bitsandbytes).")] = None,
     vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode large pictures in tiles.")] = False,
+    workers: workers_cli.Number = None,
+    ray: workers_cli.Ray = None,
+    deadline: workers_cli.Deadline = None,
+    mixed: workers_cli.Mixed = False,
+    insecure_ray: workers_cli.Insecure = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and start nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the paths of the best pictures alone.")] = False,
 ) -> None:
@@ -167,6 +162,7 @@ def generate(
             progress=not quiet,
             load_kwargs=memory,
             resume=resume,
+            workers=workers_cli.workers_of(workers, ray, deadline, mixed, insecure_ray),
             **shared,
         )
     except BaseException as error:

@@ -12,7 +12,7 @@ import torch
 
 from evosearch.budget import Meter
 from evosearch.journal import Answer, Journal
-from evosearch.metered_reward import judged, spent
+from evosearch.judging import judged, spent
 from evosearch.negatives import Negative
 from evosearch.rewards import TensorReward, allowed_missing
 from evosearch.rewards.cache import ScoreCache

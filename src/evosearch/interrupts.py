@@ -19,6 +19,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
+        self._ended = False
 
     def check(self) -> None:
         """End here, if that was asked for.
@@ -26,8 +27,12 @@ class Stop:
         Raises:
             KeyboardInterrupt: It was.
         """
-        if self.asked is not None:
+        if self.asked is not None or self._ended:
             raise KeyboardInterrupt
+
+    def end(self) -> None:
+        """End what goes by this, at its next micro-batch, without a signal."""
+        self._ended = True
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Take a signal: the first one waits for `check`, a second one does not."""

@@ -74,6 +74,11 @@ class RunJournal(Journal):
         """Whether there is something to be told."""
         return bool(self._rows)
 
+    def expects(self, kind: str, asks: str) -> bool:
+        """See `Journal.expects`."""
+        row = self._rows.get((kind, self._calls[kind]))
+        return row is not None and row.asks == asks
+
     def told(self, kind: str, number: int) -> tuple[str, Answer] | None:
         """See `Journal.told`; what is damaged was never told."""
         row = self._rows.pop((kind, number), None)

@@ -3,42 +3,75 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Self, cast
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from evosearch.budget import Meter
-from evosearch.digests import digest
+from evosearch.decoding import Decoded, exactly, told_apart
 from evosearch.journal import Answer, Call, Journal, asks, packed, unpacked
-from evosearch.negatives import eight_bit
 from evosearch.types import Population, Sampler, concat
 
 
-class Source(NamedTuple):
+class Source:
     """What samples were decoded from.
 
-    Attributes:
+    Args:
         p: The particles.
-        samples: (N, [F,] 3, H, W) uint8; None where the journal knows what they were worth.
-        digests: Of each.
+        decoded: Gives what they were decoded to, once that is there.
         call: Of the journal; None where a gradient is wanted, which is computed anew.
-        whole: (N,) bool, which of them have finite numbers alone; the others are no samples.
     """
 
-    p: Population
-    samples: Tensor | None
-    digests: list[bytes]
-    call: Call | None
-    whole: Tensor
+    def __init__(self, p: Population, decoded: Callable[[], Decoded], call: Call | None) -> None:
+        self.p, self.call, self._decoded = p, call, decoded
+
+    @cached_property
+    def decoded(self) -> Decoded:
+        """What they were decoded to; waits for it."""
+        return self._decoded()
 
     @property
     def told(self) -> Answer | None:
         """What the journal knows."""
         return None if self.call is None else self.call.told
+
+
+class Ran(NamedTuple):
+    """What a micro-batch came to.
+
+    Attributes:
+        end: Where it stands.
+        kept: The states that were to be kept, by level.
+        nfe: Denoising steps that were computed.
+        passes: The same, with those of guidance.
+        edits: Whether the pipeline edits its states.
+        batch_size: Particles that memory suffices for.
+    """
+
+    end: Population
+    kept: dict[int, Population]
+    nfe: int
+    passes: int
+    edits: bool
+    batch_size: int
+
+
+class Pending(Protocol):
+    """A micro-batch that is under way elsewhere."""
+
+    def __call__(self) -> Ran:
+        """What it came to; waits for it."""
+        ...
+
+    def cancel(self) -> bool:
+        """Leave it, unless it has begun; whether that could be done."""
+        ...
 
 
 class MeteredSampler:
@@ -51,6 +84,7 @@ class MeteredSampler:
         tick: Called after every micro-batch, once it is journaled.
 
     Attributes:
+        ahead: Micro-batches that may be under way at a time.
         journal: What was given before.
         shows: Whether the search looks at samples itself.
     """
@@ -65,6 +99,8 @@ class MeteredSampler:
         self.renoise, self.noise = sampler.renoise, sampler.noise
         self.to_grid, self.from_grid = sampler.to_grid, sampler.from_grid
         self.journal, self.shows = Journal(), False
+        self.ahead = max(1, 2 * int(getattr(sampler, "workers", 0)))
+        self._size = sampler.batch_size
         self._sources = WeakTensorKeyDictionary()
         self._backward = False
 
@@ -124,38 +160,34 @@ class MeteredSampler:
         """See `Sampler.decode`; rewards see the 8-bit sample, the one that is saved.
 
         What the journal knows the worth of is not decoded, unless it is to be seen: `MeteredReward` knows it by what
-        stands for it.
+        stands for it. So it is with what is decoded elsewhere.
         """
         call = None if self._backward else self.journal.call("score", asks(p))
         self._meter.decodes += len(p)
         if call is not None and call.told is not None and not self.shows:
-            seen = torch.zeros(len(p), 3, 1, 1)
             facts = call.told.facts
-            digests, whole = list(map(bytes.fromhex, facts["digests"])), torch.tensor(facts["whole"])
-            self._sources[seen] = Source(p, None, digests, call, whole)
-            return seen
-        exact, whole = self._decoded(p)
-        samples = eight_bit(exact)
-        seen = samples.float() / 255
+            decoded = Decoded(None, list(map(bytes.fromhex, facts["digests"])), torch.tensor(facts["whole"]))
+            return self._standing_for(p, torch.zeros(len(p), 3, 1, 1), lambda: decoded, call)
+        if hasattr(self._own, "decoding") and not self.shows:
+            seen, wait = cast(Any, self._own).decoding(p)
+            return self._standing_for(p, seen, lambda: self._noticed(p, wait()), call)
+        exact, whole = exactly(self._own, p, again=not self._backward)
+        decoded = self._noticed(p, told_apart(exact, whole))
+        assert decoded.samples is not None
+        seen = decoded.samples.float() / 255
         if exact.requires_grad:  # of what is not rounded
             seen = exact + (seen - exact).detach()
-        self._sources[seen] = Source(p, samples, list(map(digest, samples)), call, whole)
+        return self._standing_for(p, seen, lambda: decoded, call)
+
+    def _standing_for(self, p: Population, seen: Tensor, decoded: Callable[[], Decoded], call: Call | None) -> Tensor:
+        self._sources[seen] = Source(p, decoded, call)
         return seen
 
-    def _decoded(self, p: Population) -> tuple[Tensor, Tensor]:
-        """Samples, 0 where they are not finite, and which are, (N,); those of finite states are decoded twice then."""
-        state = p.x if p.i == self.steps or p.x0 is None else p.x0
-        sound, exact = _finite(state), self._own.decode(p)
-        whole = _finite(exact)
-        precisely = getattr(self._own, "decode_precisely", None)
-        if (again := sound & ~whole).any() and precisely is not None and not self._backward:
-            exact = exact.clone()
-            exact[again] = precisely(p[again.nonzero()[:, 0]])
-            whole = _finite(exact)
-        if not (whole & sound).all():
-            ids = [f"{id:016x}" for id in p.id[~(whole & sound)].tolist()]
+    def _noticed(self, p: Population, decoded: Decoded) -> Decoded:
+        if not decoded.whole.all():
+            ids = [f"{id:016x}" for id in p.id[~decoded.whole].tolist()]
             self.journal.event("not finite", {"level": p.i, "particles": ids})
-        return exact.nan_to_num(0.0, 0.0, 0.0) if not whole.all() else exact, whole & sound
+        return decoded
 
     @contextmanager
     def grad(self) -> Generator[None]:
@@ -178,46 +210,92 @@ class MeteredSampler:
         work: Callable[[Population], tuple[Population, dict[int, Population]]],
         asked: tuple[Any, ...],
     ) -> tuple[Population, dict[int, Population]]:
-        """Do, or be told, what is asked: until which level, which states to keep, and how."""
-        meter, until, keep = self._meter, asked[0], asked[1]
-        meter.afford(nfe=cost)
-        parts: list[tuple[Population, dict[int, Population]]] = []
-        for batch in p.split(self.batch_size):
-            meter.afford()
-            meter.start()
-            call = None if self._backward else self.journal.call("run", asks(batch, *asked))
-            if call is not None and call.told is not None:
-                told = call.told
-                part = unpacked(batch, until, keep, told.tensors)
-                self._spend(told.facts["nfe"], told.facts["passes"], told.seconds)
-                own = cast(Any, self._own)
-                if told.facts["edits"] and not own.edits:  # which a pipeline shows as it runs
-                    own.edits = True
-                own.batch_size = told.facts["batch_size"]  # where memory did not suffice for more
-            else:
-                before = [getattr(self._own, name, 0) for name in ("computed", "model_passes")]
-                size = self._own.batch_size
-                part = work(batch)
-                if self._own.batch_size != size:
-                    self.journal.event("out of memory", {"batch_size": self._own.batch_size})
-                nfe = getattr(self._own, "computed", before[0] + cost * len(batch) // len(p)) - before[0]
-                passes = getattr(self._own, "model_passes", before[1] + nfe) - before[1]
-                self._spend(nfe, passes)
-                if call is not None:
-                    facts = {"nfe": nfe, "passes": passes, "edits": self._own.edits}
-                    facts |= {"batch_size": self._own.batch_size}
-                    self.journal.keep(call, Answer(meter.seconds, facts, packed(batch, *part)))
-            parts.append(part)
-            self._tick()
-        ends, kept = zip(*parts, strict=True)
+        """Do, or be told, what is asked: until which level, which states to keep, and how.
+
+        Where there are several to do it, more than one micro-batch is under way. They are charged and journaled in
+        turn, as if there were one.
+        """
+        self._meter.afford(nfe=cost)
+        parts, waiting = list[Ran](), deque[_Begun]()
+        try:
+            for batch in p.split(self.batch_size):
+                if len(waiting) == self.ahead:
+                    parts.append(self._done(waiting.popleft()))
+                begun = self._begun(batch, cost * len(batch) // len(p), work, asked)
+                if begun.call is not None and begun.call.told is not None:
+                    parts += [self._done(waiting.popleft()) for _ in range(len(waiting))]
+                    parts.append(self._done(begun))
+                else:
+                    waiting.append(begun)
+            while waiting:
+                parts.append(self._done(waiting.popleft()))
+        except BaseException:
+            self._leave(waiting)
+            raise
+        ends, kept = [part.end for part in parts], [part.kept for part in parts]
         return concat(*ends), {level: concat(*(part[level] for part in kept)) for level in kept[0]}
 
-    def _spend(self, nfe: int, passes: int, seconds: float | None = None) -> None:
-        self._meter.nfe += nfe
-        self._meter.model_passes += 3 * passes if self._backward else passes
-        self._meter.tick(seconds)
+    def _begun(
+        self,
+        batch: Population,
+        cost: int,
+        work: Callable[[Population], tuple[Population, dict[int, Population]]],
+        asked: tuple[Any, ...],
+    ) -> _Begun:
+        meter, own, words = self._meter, cast(Any, self._own), asks(batch, *asked)
+        if self._backward or not self.journal.expects("run", words):
+            meter.afford()
+        meter.start()
+        call = None if self._backward else self.journal.call("run", words)
+        if call is not None and (told := call.told) is not None:
+            part = unpacked(batch, asked[0], asked[1], told.tensors)
+            facts = told.facts
+            ran = Ran(*part, facts["nfe"], facts["passes"], facts["edits"], facts["batch_size"])
+            return _Begun(batch, call, lambda: ran)
+        if hasattr(own, "running"):
+            return _Begun(batch, call, own.running(batch, *asked))
+
+        def here() -> Ran:
+            before = [getattr(own, name, 0) for name in ("computed", "model_passes")]
+            part = work(batch)
+            nfe = getattr(own, "computed", before[0] + cost) - before[0]
+            passes = getattr(own, "model_passes", before[1] + nfe) - before[1]
+            return Ran(*part, nfe, passes, own.edits, own.batch_size)
+
+        return _Begun(batch, call, here)
+
+    def _done(self, begun: _Begun) -> Ran:
+        """Wait for a micro-batch, charge it, and keep what it came to."""
+        meter, own, call = self._meter, cast(Any, self._own), begun.call
+        told = None if call is None else call.told
+        ran = begun.work()
+        meter.nfe += ran.nfe
+        meter.model_passes += 3 * ran.passes if self._backward else ran.passes
+        meter.tick(None if told is None else told.seconds)
+        if ran.edits and not own.edits:  # which a pipeline shows as it runs
+            own.edits = True
+        if ran.batch_size != self._size:  # memory did not suffice for more
+            own.batch_size = self._size = ran.batch_size
+            if told is None:
+                self.journal.event("out of memory", {"batch_size": ran.batch_size})
+        if told is None and call is not None:
+            facts = {"nfe": ran.nfe, "passes": ran.passes, "edits": ran.edits, "batch_size": ran.batch_size}
+            self.journal.keep(call, Answer(meter.seconds, facts, packed(begun.batch, ran.end, ran.kept)))
+        self._tick()
+        return ran
+
+    def _leave(self, waiting: deque[_Begun]) -> None:
+        """Those that have begun are paid for: they are waited for, and kept. The others are left."""
+        while waiting and getattr(waiting[-1].work, "cancel", lambda: True)():
+            waiting.pop()
+        with suppress(Exception, KeyboardInterrupt):  # what went wrong first is what is told
+            while waiting:
+                self._done(waiting.popleft())
 
 
-def _finite(x: Tensor) -> Tensor:
-    """Which rows (N, ...) have finite numbers alone, (N,) bool."""
-    return x.detach().isfinite().flatten(1).all(1)
+class _Begun(NamedTuple):
+    """A micro-batch that has begun, or is done when it is asked for."""
+
+    batch: Population
+    call: Call | None
+    work: Callable[[], Ran]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -16,11 +17,12 @@ from torch import Tensor
 from evosearch.budget import BudgetExhausted, Meter
 from evosearch.hacking import Watch
 from evosearch.journal import Answer
+from evosearch.judging import brought_together, elsewhere, heard, spent
 from evosearch.memory import half, within
 from evosearch.metered import MeteredSampler, Source
 from evosearch.negatives import Negative
 from evosearch.result import Gallery, thumbnail
-from evosearch.rewards import TensorReward, scores
+from evosearch.rewards import TensorReward
 from evosearch.rewards.cache import ScoreCache, Unknown, leaves
 from evosearch.rewards.combined import Combined
 from evosearch.selection import leading, valid
@@ -33,15 +35,13 @@ class _Said(NamedTuple):
     """What a reward says of a batch.
 
     Attributes:
-        values: Scores, (N,) or (N, R).
-        parts: Of each, what it is made of.
+        found: Scores of what it is made of, (N, R), or its own, (N,).
         heard: What each reward that it is made of said, in turn.
         seconds: Spent.
         usd: Spent, as far as the rewards know by themselves.
     """
 
-    values: Tensor
-    parts: list[dict[str, float]]
+    found: Tensor
     heard: list[list[float]]
     seconds: float
     usd: float
@@ -86,46 +86,41 @@ class MeteredReward:
         self.watch: Watch | None = None
         self.differentiable = bool(getattr(reward, "differentiable", False))
         self.overlaps = device is not None and all(elsewhere(part, device) for part in leaves(reward))
-        self._worker: ThreadPoolExecutor | None = None
-        self._going: _Going | None = None
+        self._ahead = sampler.ahead  # batches that may be under way at a time
+        self._threads: ThreadPoolExecutor | None = None
+        self._queue = deque[_Going]()
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Score samples (N, [F,] 3, H, W); returns (N,) float32, NaN where the reward gave nothing finite.
 
         Of several rewards unweighted it is (N, R).
         """
-        note = self._afforded(samples)
-        return note(self._timed(samples))
+        return self.begin(samples)()
 
     def begin(self, samples: Tensor) -> Callable[[], Tensor]:
-        """Start to score samples, once those before are done with; what is returned waits for their scores."""
-        note = self._afforded(samples)
-        if self._worker is None or samples.requires_grad:
-            values = note(self._timed(samples))
-            return lambda: values
-        here = partial(copy_context().run, _as_here(self._timed), samples)
-        self._going = _Going(self._worker.submit(here), note)
-        return self._going
-
-    def _afforded(self, samples: Tensor) -> Callable[[_Said], Tensor]:
-        """What takes note of their scores and of what those took; or `BudgetExhausted`."""
-        self._settle()
-        n, source = len(samples), self._sampler.source(samples)
-        if source is not None:
-            self._cache.recognise(samples, source.digests)
-        if source is not None and source.told is not None:
-            new = Unknown(*source.told.facts["new"])
-        else:
-            new = self._cache.unknown(self._own, samples, [self._prompt] * n)
-        # What is denoised is paid for: the clock alone does not keep the first samples from being scored.
-        first = source is not None and source.p.i == self._sampler.steps and self._gallery.best is None
-        self._meter.afford(reward_calls=new.samples, usd=new.usd, in_time=not first)
-        return partial(self._note, source, n, new)
+        """Start to score samples, once there is room for them; what is returned waits for their scores."""
+        while len(self._queue) >= self._ahead:
+            self._settle(self._queue[0])
+        going = _Going(samples, self._sampler.source(samples), self._settle)
+        # What is told of several goes by the clock at once, by which is decided whether there is time for more.
+        if self._threads is None or samples.requires_grad or (going.told is not None and self._ahead > 1):
+            self._settle()
+            self._start(going)
+            going.said = self._timed(going)
+            self._note(going)
+            return going
+        self._queue.append(going)
+        if self._ahead == 1:
+            self._start_those_waiting()
+            if going.error is not None:
+                self._settle()
+        return going
 
     @contextmanager
     def working(self) -> Generator[None]:
         """Within, batches may overlap. At the end, what is being scored is waited for, since it is paid for."""
-        with ThreadPoolExecutor(1, "reward") if self.overlaps else nullcontext() as self._worker:
+        several = self.overlaps or self._ahead > 1
+        with ThreadPoolExecutor(self._ahead, "reward") if several else nullcontext() as self._threads:
             try:
                 yield
             except BudgetExhausted:
@@ -141,99 +136,143 @@ class MeteredReward:
             else:
                 self._settle()
             finally:
-                self._worker = None
+                self._threads = None
 
-    def _settle(self) -> None:
-        going, self._going = self._going, None
-        if going is not None:
-            going()
+    def _settle(self, upto: _Going | None = None) -> None:
+        """Take note of those begun, in turn, up to one of them."""
+        while self._queue and (upto is None or upto.values is None):
+            self._start_those_waiting()
+            first = self._queue.popleft()
+            if first.error is not None:
+                raise first.error
+            assert first.scored is not None
+            first.said = first.scored.result()
+            self._note(first)
 
-    def _timed(self, samples: Tensor) -> _Said:
-        source = self._sampler.source(samples)
-        told = None if source is None else source.told
+    def _start_those_waiting(self) -> None:
+        """In turn, but none that shares a sample with one under way: it costs nothing once that is known."""
+        under_way = set[bytes]()
+        for going in self._queue:
+            if going.error is not None:
+                break
+            if going.scored is None:
+                try:
+                    if not under_way.isdisjoint(going.digests):
+                        break
+                    self._start(going)
+                except Exception as error:  # it is raised in its turn
+                    going.error = error
+                    break
+                assert self._threads is not None
+                going.scored = self._threads.submit(partial(copy_context().run, _as_here(self._timed), going))
+            under_way.update(going.digests)
+
+    def _start(self, going: _Going) -> None:
+        """Charge it; or `BudgetExhausted`."""
+        samples, source, meter = going.samples, going.source, self._meter
+        if source is not None:
+            self._cache.recognise(samples, source.decoded.digests)
+        if going.told is not None:
+            new = Unknown(*going.told.facts["new"])
+        else:
+            new = self._cache.unknown(self._own, samples, [self._prompt] * len(samples))
+            # What is denoised is paid for: the clock alone does not keep the first samples from being scored.
+            first = source is not None and source.p.i == self._sampler.steps and self._gallery.best is None
+            meter.afford(reward_calls=new.samples, usd=new.usd, in_time=not first)
+        going.new = new
+        meter.reward_calls += new.samples
+        meter.hits += len(samples) - new.samples
+        meter.reward_usd += new.usd
+
+    def _timed(self, going: _Going) -> _Said:
+        samples, told = going.samples, going.told
         before, start = spent(self._own), time.perf_counter()
         if told is not None:
             self._most = told.facts["most"]
-            heard, took = told.facts["heard"], told.facts["took"]
-            with self._cache.told(heard):
-                values, parts = self._judged(samples)
-        else:
-            values, parts, heard = within(lambda: self._heard(samples), lambda: self._shrink(len(samples)))
-            took = time.perf_counter() - start, spent(self._own) - before
-        if source is not None and not source.whole.all():
-            values = torch.where(source.whole.view(-1, *[1] * (values.ndim - 1)), values, torch.nan)
-        return _Said(values, parts, heard, *took)
+            with self._cache.told(told.facts["heard"]):
+                return _Said(self._heard(going), told.facts["heard"], *told.facts["took"])
 
-    def _heard(self, samples: Tensor) -> tuple[Tensor, list[dict[str, float]], list[list[float]]]:
-        with self._cache.told(None) as heard:
-            return *self._judged(samples), heard
+        def ask() -> tuple[Tensor, list[list[float]]]:
+            with self._cache.told(None) as lines:
+                return self._heard(going), lines
 
-    def _judged(self, samples: Tensor) -> tuple[Tensor, list[dict[str, float]]]:
+        found, lines = within(ask, lambda: self._shrink(len(samples)))
+        return _Said(found, lines, time.perf_counter() - start, spent(self._own) - before)
+
+    def _heard(self, going: _Going) -> Tensor:
         """At most so many at a time as memory has been seen to suffice for."""
-        most, source = self._most, self._sampler.source(samples)
+        most, samples = self._most, going.samples
         if most is None or most >= len(samples):
-            return judged(self._own, samples, [self._prompt] * len(samples))
-        found = list[tuple[Tensor, list[dict[str, float]]]]()
+            return heard(self._own, samples, [self._prompt] * len(samples))
+        found = list[Tensor]()
         for start in range(0, len(samples), most):
             some = samples[start : start + most]
-            if source is not None:
-                self._cache.recognise(some, source.digests[start : start + most])
-            found.append(judged(self._own, some, [self._prompt] * len(some)))
-        return torch.cat([values for values, _ in found]), [part for _, parts in found for part in parts]
+            if going.source is not None:
+                self._cache.recognise(some, going.digests[start : start + most])
+            found.append(heard(self._own, some, [self._prompt] * len(some)))
+        return torch.cat(found)
 
     def _shrink(self, n: int) -> bool:
         before = self._most or n
         self._most = half(before) if before > 1 else 1
         return before > 1
 
-    def _note(self, source: Source | None, n: int, new: Unknown, said: _Said) -> Tensor:
-        meter, values = self._meter, said.values
-        meter.reward_calls += new.samples
-        meter.hits += n - new.samples
-        meter.reward_usd += max(new.usd, said.usd)
+    def _note(self, going: _Going) -> None:
+        meter, source, said = self._meter, going.source, going.said
+        assert said is not None
+        values, parts = brought_together(self._own, said.found)
+        if source is not None and not (whole := source.decoded.whole).all():
+            values = torch.where(whole.view(-1, *[1] * (values.ndim - 1)), values, torch.nan)
+        meter.reward_usd += max(0.0, said.usd - going.new.usd)
         meter.reward_seconds += said.seconds
-        meter.tick(None if source is None or source.told is None else source.told.seconds)
+        meter.tick(None if going.told is None else going.told.seconds)
         self.invalid += int((~valid(values)).sum())
         values = torch.where(values.isfinite(), values, torch.nan)
         if source is not None:
-            self._show(source, values.detach(), said.parts, self._thumbnails_of(source, new, said))
+            self._show(source, values.detach(), parts, self._thumbnails_of(source, going, values.detach()))
         if isinstance(self._own, Combined) and not self._own.apart and not self._settled:
             self._gallery.judge_anew(self._own.value)
             if self.watch is not None:
                 self.watch.judge_anew(self._own.value)
             self._settled = self._own.settled
-        return values
+        going.values = values
 
-    def _thumbnails_of(self, source: Source, new: Unknown, said: _Said) -> list[bytes]:
+    def _thumbnails_of(self, source: Source, going: _Going, values: Tensor) -> list[bytes]:
         """They go into the journal with what was said, or come from there."""
         if source.told is not None:
             return [source.told.tensors[name].numpy().tobytes() for name in sorted(source.told.tensors)]
-        assert source.samples is not None
-        small = [thumbnail(pictures(sample)) for sample in source.samples] if self._thumbnails else []
+        decoded, said, small = source.decoded, going.said, list[bytes]()
+        assert said is not None
+        if self._thumbnails and decoded.thumbnails is not None:
+            small = decoded.thumbnails
+        elif self._thumbnails:
+            assert decoded.samples is not None
+            small = [thumbnail(pictures(sample)) for sample in decoded.samples]
         if source.call is not None:
-            digests, took = [each.hex() for each in source.digests], [said.seconds, said.usd]
-            facts = {"digests": digests, "new": list(new), "heard": said.heard, "took": took, "most": self._most}
-            facts |= {"whole": source.whole.tolist()}
-            facts |= self._for_readers(source.p, said)
+            digests, took = [each.hex() for each in decoded.digests], [said.seconds, said.usd]
+            facts = {"digests": digests, "new": list(going.new), "heard": said.heard, "took": took, "most": self._most}
+            facts |= {"whole": decoded.whole.tolist()}
+            facts |= self._for_readers(source.p, values)
             tensors = {f"{k:06d}": torch.frombuffer(bytearray(data), dtype=torch.uint8) for k, data in enumerate(small)}
             self._sampler.journal.keep(source.call, Answer(self._meter.seconds, facts, tensors))
         return small
 
-    def _for_readers(self, p: Population, said: _Said) -> dict[str, Any]:
+    def _for_readers(self, p: Population, values: Tensor) -> dict[str, Any]:
         """What nobody needs to go on, but who looks into a journal wants to know."""
-        rewards, ids, parents = leading(said.values.detach()).tolist(), p.id.tolist(), p.parent.tolist()
+        ids, parents = p.id.tolist(), p.parent.tolist()
+        rewards = leading(values).tolist()
         return {"ids": ids, "parents": parents, "level": p.i, "rewards": rewards, "nfe": self._meter.nfe}
 
     def _show(self, source: Source, values: Tensor, parts: list[dict[str, float]], thumbnails: list[bytes]) -> None:
-        p, finished = source.p, source.p.i == self._sampler.steps
+        p, decoded, finished = source.p, source.decoded, source.p.i == self._sampler.steps
         if not finished:
             self._gallery.glimpse(p, leading(values), thumbnails)
             if self.watch is None:
                 return
-        samples = [None] * len(p) if source.samples is None else source.samples.unbind()
+        samples = [None] * len(p) if decoded.samples is None else decoded.samples.unbind()
         negatives = [
             Negative(p[[k]], None if sample is None else sample.clone(), digest)  # not its whole micro-batch
-            for k, (sample, digest) in enumerate(zip(samples, source.digests, strict=True))
+            for k, (sample, digest) in enumerate(zip(samples, decoded.digests, strict=True))
         ]
         if finished:
             self._gallery.offer(negatives, values, self._meter.cost, parts, thumbnails)
@@ -241,55 +280,47 @@ class MeteredReward:
             self.watch.offer(negatives, leading(values), parts)
 
 
-def spent(reward: Any) -> float:
-    """Money that a reward, or what it is made of, knows to have spent so far: its ``usd_spent``."""
-    return sum(float(getattr(part, "usd_spent", None) or 0.0) for part in leaves(reward))
-
-
-def is_priced(reward: Any) -> bool:
-    """Whether a reward, or what it is made of, says what it has spent."""
-    return any(getattr(part, "usd_spent", None) is not None for part in leaves(reward))
-
-
-def judged(
-    reward: TensorReward, samples: Tensor, prompts: list[str], *, learn: bool = True, name: str = ""
-) -> tuple[Tensor, list[dict[str, float]]]:
-    """What a reward says of samples, (N,) or (N, R); and of each what it is made of, nothing where that is itself.
+class _Going:
+    """A batch that is to be scored, is being scored, or has been: waits for its scores.
 
     Args:
-        reward: The reward.
-        samples: (N, [F,] 3, H, W).
-        prompts: N of them.
-        learn: Whether these are of the search, by whose samples some rewards measure.
-        name: Of the reward, for errors.
+        samples: What is scored, or what stands for it.
+        source: What it was decoded from.
+        settle: Takes note of those before it, and of itself.
+
+    Attributes:
+        new: What there is to do for it.
+        scored: Its scoring, once that has begun.
+        said: What the reward said.
+        error: Why it could not begin.
+        values: Its scores, once they are noted.
     """
-    if not isinstance(reward, Combined):
-        return scores(reward, samples, prompts, name), []
-    found = reward.each(samples, prompts)
-    values = reward.combine(found) if learn else reward.value(found)
-    names, shown = (list(reward.parts), values) if reward.apart else (reward.names, found)
-    return values, [dict(zip(names, row, strict=True)) for row in shown.tolist()]
 
+    def __init__(self, samples: Tensor, source: Source | None, settle: Callable[[_Going], None]) -> None:
+        self.samples, self.source, self._settle = samples, source, settle
+        self.new = Unknown(0, 0.0)
+        self.scored: Future[_Said] | None = None
+        self.said: _Said | None = None
+        self.error: Exception | None = None
+        self.values: Tensor | None = None
 
-class _Going:
-    """A batch that is being scored: waits for its scores, and notes them the first time."""
+    @property
+    def told(self) -> Answer | None:
+        """What the journal knows."""
+        return None if self.source is None else self.source.told
 
-    def __init__(self, scored: Future[_Said], note: Callable[[_Said], Tensor]) -> None:
-        self._scored, self._note = scored, note
-        self._values: Tensor | None = None
+    @property
+    def digests(self) -> list[bytes]:
+        """Of its samples; waits until they are decoded."""
+        return [] if self.source is None else self.source.decoded.digests
 
     def __call__(self) -> Tensor:
-        if self._values is None:
-            self._values = self._note(self._scored.result())
-        return self._values
-
-
-def elsewhere(reward: Any, device: torch.device) -> bool:
-    """Whether a reward leaves this device to others: it is ``remote``, or its ``device`` is another one."""
-    if getattr(reward, "remote", False):
-        return True
-    own = torch.device(getattr(reward, "device", None) or device)
-    return (own.type, own.index or 0) != (device.type, device.index or 0)
+        """Its scores."""
+        self._settle(self)
+        if self.error is not None:
+            raise self.error
+        assert self.values is not None
+        return self.values
 
 
 def _as_here(work: Callable[..., T]) -> Callable[..., T]:

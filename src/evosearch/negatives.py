@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import Tensor
 
+from evosearch.decoding import eight_bit
 from evosearch.digests import digest
 from evosearch.types import Population, concat
 
@@ -58,11 +58,6 @@ class Negative:
                 "go on; resume it with the same model, on the machine that it began on"
             )
         self._sample = sample
-
-
-def eight_bit(samples: Tensor) -> Tensor:
-    """Samples in [0, 1] as uint8."""
-    return (samples.detach() * 255).round().to(torch.uint8)
 
 
 def develop(negatives: Iterable[Negative], decode: Callable[[Population], Tensor]) -> None:

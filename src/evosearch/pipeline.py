@@ -25,8 +25,9 @@ from evosearch.hooks import (
     rows_of,
 )
 from evosearch.refusals import check_arguments, one_at_a_time
-from evosearch.sampler import BaseSampler, Trajectory
+from evosearch.sampler import BaseSampler
 from evosearch.seam import Leg, Probe, Reached, seam
+from evosearch.stepper import Trajectory
 from evosearch.types import Population
 
 _FIRST_ORDER = (
@@ -102,7 +103,7 @@ class PipelineSampler(BaseSampler):
         path, latents = probe.path, probe.latents
         assert path is not None and latents is not None
         self._dtype, self._packing = latents.dtype, probe.packing
-        self._clean = latents[:1].float().cpu() if probe.noised else None
+        self.clean = latents[:1].float().cpu() if probe.noised else None
         super().__init__(path, latents.shape[1:], eta=eta, seed=seed, batch_size=batch_size, device=latents.device)
 
     def close(self) -> None:
@@ -202,12 +203,6 @@ class PipelineSampler(BaseSampler):
         channels = getattr(config, "latent_channels", None) or getattr(config, "z_dim", None)
         shape = self.shape if self._packing is None else self._packing[1]
         return len(shape) == 4 and shape[0] != channels and shape[1] == channels
-
-    def start(self, noise: Tensor) -> Tensor:
-        """States at level 0 of unit Gaussian noise; of the image at that level, where the pipeline starts from one."""
-        if self._clean is None:
-            return noise
-        return float(self.path.alpha[0]) * self._clean + float(self.path.sigma[0]) * noise
 
     def _denoise(self, trajectory: Trajectory, until: int) -> float:
         return sum(self._shares(trajectory, until))

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 
@@ -29,16 +40,14 @@ def hush() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-class Bar:
-    """A progress bar on standard error, for the length of a ``with`` block.
+class Bars:
+    """Progress bars on standard error, one for each search that is under way, for the length of a ``with`` block.
 
     Args:
-        title: What is being made.
-        total: NFE in all, as far as known.
         shown: Whether to show anything.
     """
 
-    def __init__(self, title: str, total: int | None, shown: bool = True) -> None:
+    def __init__(self, shown: bool = True) -> None:
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -49,17 +58,37 @@ class Bar:
             TimeRemainingColumn(compact=True),
         )
         self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
-        short = printable(title if len(title) <= 32 else title[:31] + "…")
-        self._task = self._progress.add_task(short, total=total, best="-")
 
-    def __enter__(self) -> Bar:
-        self._progress.start()
+    def __enter__(self) -> Bars:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    @contextmanager
+    def bar(self, title: str, total: int | None) -> Generator[Bar]:
+        """One more bar, for the length of a ``with`` block.
+
+        Args:
+            title: What is being made.
+            total: NFE in all, as far as known.
+        """
+        short = printable(title if len(title) <= 32 else title[:31] + "…")
+        task = self._progress.add_task(short, total=total, best="-")
+        self._progress.start()  # with the first: what goes wrong before has its line for itself
+        try:
+            yield Bar(self._progress, task)
+        finally:
+            self._progress.remove_task(task)
+
+
+class Bar:
+    """How far one search is."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
 
     def update(self, nfe: int, best: float | None) -> None:
         """Show how far the search is."""

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from evosearch import models
+from evosearch.decoding import eight_bit
 from evosearch.genome import replay as made_again
 from evosearch.manifest import read_manifest
-from evosearch.negatives import eight_bit
 from evosearch.resolve import sampler_of
 from evosearch.resuming import read_arguments
 from evosearch.runs import genome, kept

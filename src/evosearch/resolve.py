@@ -12,7 +12,7 @@ from evosearch.checks import whole_number
 from evosearch.declaration import Search, check_names, nfe_of, rewards_of, takes
 from evosearch.pipeline import PipelineSampler
 from evosearch.refusals import check_arguments
-from evosearch.sampler import BaseSampler
+from evosearch.stepper import Stepper
 from evosearch.types import Sampler
 
 _SPARE = 1.05  # seconds planned for one that was measured
@@ -28,6 +28,7 @@ def sampler_of(
     seed: int,
     batch_size: int,
     pipeline_kwargs: Mapping[str, Any] | None,
+    strict: bool = False,
 ) -> Sampler:
     """A sampler of a pipeline, or the sampler that was given, from its first particle on.
 
@@ -36,20 +37,28 @@ def sampler_of(
     check_seed(seed)
     whole_number("batch_size", batch_size, 1)
     given = dict(pipeline_kwargs or {})
+    if hasattr(pipe, "about"):  # others have it
+        return pipe.sampler(
+            prompt=prompt, steps=steps, eta=eta, seed=seed, batch_size=batch_size, pipeline_kwargs=given, strict=strict
+        )
     if is_sampler(pipe):
         if steps not in (None, pipe.steps):
             raise ValueError(f"steps must be the sampler's own {pipe.steps}, or left out, got {steps}")
         if given:
             raise ValueError(f"pipeline_kwargs go with a pipeline; a sampler takes none, got {', '.join(given)}")
-        return pipe.rewound() if isinstance(pipe, BaseSampler) else pipe
-    check_arguments(pipe, given)
-    suited = models.defaults(pipe)
-    own_steps = suited.pop("steps", None)
-    kwargs = {name: value for name, value in suited.items() if f"{name}_embeds" not in given} | given
-    return PipelineSampler(
-        pipe, prompt, steps=own_steps if steps is None else steps, eta=eta or 0.0, seed=seed, batch_size=batch_size,
-        **kwargs,
-    )  # fmt: skip
+        made = pipe.rewound() if isinstance(pipe, Stepper) else pipe
+    else:
+        check_arguments(pipe, given)
+        suited = models.defaults(pipe)
+        own_steps = suited.pop("steps", None)
+        kwargs = {name: value for name, value in suited.items() if f"{name}_embeds" not in given} | given
+        made = PipelineSampler(
+            pipe, prompt, steps=own_steps if steps is None else steps, eta=eta or 0.0, seed=seed,
+            batch_size=batch_size, **kwargs,
+        )  # fmt: skip
+    if strict:
+        made.strict = True
+    return cast(Sampler, made)
 
 
 def check_seed(seed: Any) -> None:
@@ -68,8 +77,10 @@ def batch_of(pipe: Any, algorithm: Search, knobs: Mapping[str, Any], budget: Any
 
     Micro-batches have one shape and the last is padded, so a large one is wasted on small generations.
     """
-    steps = models.defaults(pipe).get("steps") if steps is None else steps
-    if is_sampler(pipe) or steps is None or not hasattr(algorithm, "waves"):
+    about = getattr(pipe, "about", None)
+    if steps is None:
+        steps = (models.defaults(pipe) if about is None else about.suited).get("steps")
+    if is_sampler(pipe) or (about is not None and about.sampler) or steps is None or not hasattr(algorithm, "waves"):
         return most
     try:
         limits = budget_of(budget, algorithm, knobs, steps)

@@ -6,14 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from evosearch import models, strict_json
+from evosearch import strict_json
 from evosearch.budget import Budget
 from evosearch.manifest import Damaged, holds_run, read_manifest
 from evosearch.prompts import Prompt
 from evosearch.result import Result
 from evosearch.store import whole
+
+if TYPE_CHECKING:
+    from evosearch.executors.hiring import Workers
 
 _PLAN = "prompts.json"
 
@@ -66,12 +69,15 @@ def write_plan(folder: Path, prompts: Sequence[str], arguments: Mapping[str, Any
         part.write_text(strict_json.dumps(plan, indent=2) + "\n")
 
 
-def resume(run: str | Path, *, progress: bool = True, **objects: Any) -> Result | list[Result]:
+def resume(
+    run: str | Path, *, progress: bool = True, workers: int | Workers | None = None, **objects: Any
+) -> Result | list[Result]:
     """Go on with a run where it stopped; what comes out is what would have come without a stop, to the bit.
 
     Args:
         run: Its folder; or that of the runs of several prompts, of which those that are done are left alone.
         progress: Show a progress bar.
+        workers: As for `evosearch.search`, whoever computed before.
         **objects: Arguments of `evosearch.search` that are no plain data, such as a pipeline or a function as the
             reward, as they were.
 
@@ -86,22 +92,22 @@ def resume(run: str | Path, *, progress: bool = True, **objects: Any) -> Result 
     run = Path(run)
     if holds_run(run):
         arguments = _complete(run, read_manifest(run).get("arguments"), objects)
-        return search(**arguments, run_dir=run, resume=True, progress=progress)
+        return search(**arguments, run_dir=run, resume=True, progress=progress, workers=workers)
     if not (run / _PLAN).is_file():
         read_manifest(run)  # says what is wrong
     plan = _read_plan(run)
     arguments = _complete(run, plan["arguments"], objects)
-    results = list[Result]()
-    pipe = arguments.pop("pipe")
-    for k, prompt in enumerate(plan["prompts"]):
-        each = run / f"{k:04d}"
-        if holds_run(each) and read_manifest(each)["status"] == "done":
-            continue
-        if isinstance(pipe, str):
-            pipe = models.load(pipe, **(arguments.get("load_kwargs") or {}))
-        text = _prompt(prompt)
-        results.append(search(pipe, text, **arguments, run_dir=each, resume=True, progress=progress))
-    return results
+    left = [
+        (_prompt(prompt), each)
+        for k, prompt in enumerate(plan["prompts"])
+        if not (holds_run(each := run / f"{k:04d}") and read_manifest(each)["status"] == "done")
+    ]
+    if not left:
+        return []
+    prompts, folders = zip(*left, strict=True)
+    return search(
+        prompt=list(prompts), **arguments, run_dir=list(folders), resume=True, progress=progress, workers=workers
+    )
 
 
 def _complete(run: Path, arguments: Any, objects: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from evosearch import models, rewards
+from evosearch.asked import Asked, asked_of, loaded, look_at, prompts_of
 from evosearch.budget import Budget
-from evosearch.checks import differentiable, is_number, whole_number
-from evosearch.declaration import Search, check_names
+from evosearch.checks import whole_number
+from evosearch.declaration import Search
+from evosearch.executors.hiring import Workers, hired
+from evosearch.interrupts import Stop
 from evosearch.manifest import check_same, holds_run, read_manifest
+from evosearch.progress import Bars
 from evosearch.prompts import Prompt
-from evosearch.refusals import check_class, one_at_a_time
-from evosearch.resolve import algorithm_of, batch_of, budget_of, is_sampler, sampler_of
+from evosearch.refusals import one_at_a_time
+from evosearch.resolve import batch_of, budget_of, sampler_of
 from evosearch.result import Result
 from evosearch.resuming import comparable, spelled, write_plan
-from evosearch.rewards import TensorReward
 from evosearch.rewards.cache import ScoreCache
-from evosearch.rewards.combined import Combined
 from evosearch.session import Session
-from evosearch.store import RunFolder, check_free, read_genomes
-from evosearch.types import Genome
+from evosearch.store import RunFolder, check_free
+from evosearch.together import each
 
 _SCORE_CACHE = "EVOSEARCH_SCORE_CACHE"
 
@@ -41,7 +43,7 @@ def search(
     eta: float | None = None,
     seed: int = 0,
     batch_size: int = 16,
-    run_dir: str | Path | None = None,
+    run_dir: str | Path | Sequence[Path] | None = None,
     progress: bool = True,
     held_out: Any = (),
     score_cache: str | Path | None = None,
@@ -51,12 +53,14 @@ def search(
     warm_start: str | Path | None = None,
     resume: bool = False,
     strict: bool = False,
+    workers: int | Workers | None = None,
     **knobs: Any,
 ) -> Any:
     """Search for the best sample of a prompt.
 
     Args:
-        pipe: A diffusers pipeline, a `Sampler`, a bundled model's name, a folder or a hub id.
+        pipe: A diffusers pipeline, a `Sampler`, a bundled model's name, a folder or a hub id; or one that `hire` has
+            given workers.
         prompt: What to generate; a list of prompts gives a list of results. Those of `evosearch.prompts.read` leave
             in the manifest what their file says of them.
         reward: What to maximise: a name, a callable, ``{name: weight}``, a combination of `evosearch.rewards.combined`,
@@ -69,7 +73,8 @@ def search(
         seed: All noise and all choices follow from it.
         batch_size: Particles in one pass of the model, at most: fewer where small generations would waste the rest,
             one where the pipeline decodes one at a time.
-        run_dir: New folder for the manifest, the journal, the media and the report; nothing is written without.
+        run_dir: New folder for the manifest, the journal, the media and the report; nothing is written without. Of
+            several prompts, one that has a folder for each, or a list of folders.
         progress: Show a progress bar.
         held_out: Reward or list of rewards that judge what is kept and never steer.
         score_cache: Folder of scores that later runs need not ask for again, such as a judge's, which cost money; what
@@ -83,6 +88,9 @@ def search(
         resume: Where ``run_dir`` holds this run, begun by the same arguments, go on where it stopped: what model and
             reward gave is not asked for again, and what comes out is the same to the bit.
         strict: Never go on in smaller micro-batches where memory does not suffice: particles' bits go by their shape.
+        workers: Processes that compute, on this machine or elsewhere: their number, or `Workers`. One for each GPU by
+            default, where there are several and ``pipe`` is a name; else this process computes by itself. The bits are
+            the same. Several prompts are searched at a time then.
         **knobs: The algorithm's own. Those not given are fitted to the budget.
 
     Returns:
@@ -97,29 +105,36 @@ def search(
     >>> result.cost.nfe
     20
     """
-    prompts = _prompts(prompt)
+    prompts = prompts_of(prompt)
     folders = _folders(run_dir, len(prompts), one=isinstance(prompt, str), resume=resume)
-    cache = ScoreCache(score_cache or os.environ.get(_SCORE_CACHE) or None)
     arguments = spelled(
-        pipe=pipe, reward=reward, algorithm=algorithm, budget=budget, steps=steps, eta=eta, seed=seed,
-        batch_size=batch_size, held_out=held_out, score_cache=score_cache, pipeline_kwargs=pipeline_kwargs,
+        pipe=getattr(pipe, "given", pipe), reward=reward, algorithm=algorithm, budget=budget, steps=steps, eta=eta,
+        seed=seed, batch_size=batch_size, held_out=held_out, score_cache=score_cache, pipeline_kwargs=pipeline_kwargs,
         load_kwargs=load_kwargs, stop_at=stop_at, warm_start=warm_start, **knobs,
     )  # fmt: skip
-    results: list[Result] = []
-    with closing(cache):
-        asked = _asked(prompts, reward, algorithm, budget, knobs, eta, held_out, stop_at, warm_start)
-        pipe = _loaded(pipe, load_kwargs, prompts, asked)
-        if run_dir is not None and not isinstance(prompt, str):
+    cache = ScoreCache(score_cache or os.environ.get(_SCORE_CACHE) or None)
+    with ExitStack() as stack:
+        stack.enter_context(closing(cache))
+        asked = asked_of(prompts, reward, algorithm, budget, knobs, eta, held_out, stop_at, warm_start)
+        look_at(pipe, load_kwargs or {}, prompts, asked)
+        there = stack.enter_context(hired(workers, pipe, load_kwargs or {}, asked.algorithm))
+        if there is not None:
+            pipe, asked = there, asked.moved_to(there.pool, reward, held_out)
+        elif isinstance(pipe, str | Path):
+            pipe = models.load(pipe, **(load_kwargs or {}))
+        if isinstance(run_dir, str | Path) and not isinstance(prompt, str):
             write_plan(Path(run_dir), prompts, arguments, resume)
-        for text, path in zip(prompts, folders, strict=True):
+        bars = stack.enter_context(Bars(progress))
+
+        def one(entry: tuple[str, Path | None], stop: Stop | None) -> Result:
+            text, path = entry
             told: dict[str, Any] = {"arguments": {"prompt": str(text), **arguments}}
             session = _session(
                 pipe, str(text), asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
                 pipeline_kwargs=pipeline_kwargs, cache=cache, thumbnails=path is not None,
                 fitted=_fitted_before(path, told["arguments"]) if resume and path is not None else None, strict=strict,
             )  # fmt: skip
-            for judge in asked.judges.values():
-                rewards.prepare(judge)
+            asked.prepare()
             session.settings |= {
                 "reward": rewards.name_of(reward),
                 "held_out": list(asked.judges),
@@ -131,7 +146,9 @@ def search(
             folder = None
             if path is not None:
                 folder = RunFolder(path, session.settings, told | {"fitted": session.fitted}, resume=resume)
-            results.append(session.run(asked.judges, folder, stop_at=stop_at, progress=progress))
+            return session.run(asked.judges, folder, stop_at=stop_at, bars=bars, stop=stop)
+
+        results = each(one, list(zip(prompts, folders, strict=True)), 1 if there is None else there.pool.width)
     return results[0] if isinstance(prompt, str) else results
 
 
@@ -170,8 +187,8 @@ def estimate(
         ValueError: As `search` would.
     """
     _folders(run_dir, 1, one=True)
-    asked = _asked(_prompts(prompt), reward, algorithm, budget, knobs, eta, held_out, stop_at, warm_start)
-    pipe = _loaded(pipe, load_kwargs, [prompt], asked)
+    asked = asked_of(prompts_of(prompt), reward, algorithm, budget, knobs, eta, held_out, stop_at, warm_start)
+    pipe = loaded(pipe, load_kwargs, [prompt], asked)
     session = _session(
         pipe, prompt, asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
         pipeline_kwargs=pipeline_kwargs,
@@ -197,80 +214,6 @@ def estimate(
     )
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What a user named, found and looked at."""
-
-    algorithm: Search
-    guidance: TensorReward
-    judges: dict[str, TensorReward]
-    genomes: list[Genome]
-
-    def check(self, prompts: Sequence[str], video: bool | None = None) -> None:
-        """ValueError where a reward cannot judge one of the prompts."""
-        for text in prompts:
-            for judge in (self.guidance, *self.judges.values()):
-                rewards.check(judge, text, video)
-
-
-def _asked(
-    prompts: Sequence[str],
-    reward: Any,
-    algorithm: Any,
-    budget: Any,
-    knobs: Mapping[str, Any],
-    eta: float | None,
-    held_out: Any,
-    stop_at: float | None,
-    warm_start: str | Path | None,
-) -> _Asked:
-    """All that can be looked at before a model is loaded; names and spellings before a reward is made."""
-    if stop_at is not None and not is_number(stop_at):
-        raise ValueError(f"stop_at must be a number, got {stop_at!r}")
-    search = algorithm_of(algorithm)
-    check_names(search, knobs)
-    if budget is not None:
-        Budget.of(budget, steps=1000)  # its spelling; how much it is shows once the steps are known
-    judged = [held_out] if isinstance(held_out, str | Mapping) or callable(held_out) else list(held_out)
-    genomes = [] if warm_start is None else read_genomes(Path(warm_start))
-    rewards.check_names([reward, *judged])
-    guidance = rewards.resolve(reward)
-    judges = rewards.named(judged)
-    for name, judge in judges.items():
-        if isinstance(judge, Combined) and judge.apart:
-            raise ValueError(f"held_out takes rewards one by one, got {name}; name them as a list")
-    asked = _Asked(search, guidance, judges, genomes)
-    name, needs = asked.algorithm.__name__, getattr(asked.algorithm, "needs", ())
-    if isinstance(guidance, Combined) and guidance.apart and not getattr(asked.algorithm, "pareto", False):
-        raise ValueError(
-            f"reward must be one number for {name}, got {guidance.__name__}; give weights, combine them (z_scored, "
-            "minimum, ...), or take evosearch or best_of_n, which keep a front"
-        )
-    if "gradient" in needs:
-        differentiable(name, guidance)
-    if "SDE" in needs and eta == 0:
-        raise ValueError(f"eta must be above 0 for {name}, whose particles part by the noise of steps; got {eta}")
-    asked.check(prompts)
-    return asked
-
-
-def _loaded(pipe: Any, load_kwargs: Mapping[str, Any] | None, prompts: Sequence[str], asked: _Asked) -> Any:
-    """The pipeline or sampler, after a last look at the prompts, now that pictures and videos are told apart."""
-    given = load_kwargs or {}
-    if isinstance(pipe, str | Path):
-        check_class(models.class_of(pipe, **given))
-    if not is_sampler(pipe):
-        asked.check(prompts, models.makes_videos(pipe, **given))
-    return models.load(pipe, **given) if isinstance(pipe, str | Path) else pipe
-
-
-def _prompts(prompt: Any) -> list[str]:
-    prompts = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, str) else [prompt]
-    if not prompts or not all(isinstance(text, str) and text.strip() for text in prompts):
-        raise ValueError(f"prompt must be text, or a list of texts, none of them empty; got {prompt!r}")
-    return prompts
-
-
 def _fitted_before(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     """How the run in a folder was fitted to its budget, if there is one; ValueError where it is another run."""
     if not holds_run(path):
@@ -281,11 +224,16 @@ def _fitted_before(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] |
     return manifest.get("fitted")
 
 
-def _folders(run_dir: str | Path | None, prompts: int, one: bool, resume: bool = False) -> list[Path | None]:
+def _folders(run_dir: Any, prompts: int, one: bool, resume: bool = False) -> list[Path | None]:
     """A folder for each prompt, none of them taken, unless by the run that is to go on."""
     if run_dir is None:
         return [None] * prompts
-    folders = [Path(run_dir)] if one else [Path(run_dir) / f"{k:04d}" for k in range(prompts)]
+    if not isinstance(run_dir, str | Path):
+        folders = list(map(Path, run_dir))
+        if len(folders) != prompts:
+            raise ValueError(f"run_dir must be a folder for each of {prompts:,} prompts, got {len(folders):,}")
+    else:
+        folders = [Path(run_dir)] if one else [Path(run_dir) / f"{k:04d}" for k in range(prompts)]
     for folder in folders:
         if not (resume and holds_run(folder)):
             check_free(folder)
@@ -295,7 +243,7 @@ def _folders(run_dir: str | Path | None, prompts: int, one: bool, resume: bool =
 def _session(
     pipe: Any,
     prompt: str,
-    asked: _Asked,
+    asked: Asked,
     budget: Any,
     knobs: Mapping[str, Any],
     *,
@@ -313,10 +261,8 @@ def _session(
     most = whole_number("batch_size", batch_size, 1)
     size = batch_of(pipe, asked.algorithm, knobs, budget, steps, 1 if one_at_a_time(pipe) else most)
     sampler = sampler_of(
-        pipe, prompt, steps=steps, eta=eta, seed=seed, batch_size=size, pipeline_kwargs=pipeline_kwargs
+        pipe, prompt, steps=steps, eta=eta, seed=seed, batch_size=size, pipeline_kwargs=pipeline_kwargs, strict=strict
     )
-    if strict:
-        cast(Any, sampler).strict = True
     knobs = _with_eta(asked.algorithm, knobs, eta)
     limits = budget_of(budget, asked.algorithm, knobs, sampler.steps)
     if limits.seconds is not None or limits.usd is not None:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from evosearch.executors import cli as workers_cli
 from evosearch.progress import hush, printable
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
@@ -25,6 +26,11 @@ def add_to(app: typer.Typer) -> None:
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of those of several prompts.")],
+    workers: workers_cli.Number = None,
+    ray: workers_cli.Ray = None,
+    deadline: workers_cli.Deadline = None,
+    mixed: workers_cli.Mixed = False,
+    insecure_ray: workers_cli.Insecure = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the paths of the best pictures alone.")] = False,
 ) -> None:
     """Go on with a run where it stopped, however it ended: Ctrl-C, a crash, a full disk, a lost machine.
@@ -35,7 +41,8 @@ def resume(
     from evosearch.runs import kept
 
     hush()
-    found = go_on(run, progress=not quiet)
+    workers = workers_cli.workers_of(workers, ray, deadline, mixed, insecure_ray)
+    found = go_on(run, progress=not quiet, workers=workers)
     results = found if isinstance(found, list) else [found]
     if not results:
         typer.echo("all runs are done already", err=True)

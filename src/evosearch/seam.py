@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evosearch.path import NoisePath
-from evosearch.sampler import Trajectory
+from evosearch.stepper import Trajectory
 
 
 class Reached(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,25 +14,28 @@ from torch import Tensor
 from evosearch import hacking
 from evosearch.budget import Budget, BudgetExhausted, Meter, Pace, describe
 from evosearch.declaration import Search, nfe_of, rewards_of, takes
+from evosearch.decoding import eight_bit
 from evosearch.drafts import levels_of
+from evosearch.executors.remote import stays
 from evosearch.genome import replay
 from evosearch.hacking import Stage, Watch
 from evosearch.held_out import HeldOut
 from evosearch.interrupts import Stop, stopping
+from evosearch.judging import is_priced, judged
 from evosearch.metered import MeteredSampler
-from evosearch.metered_reward import MeteredReward, is_priced, judged
-from evosearch.negatives import Negative, Undeveloped, develop, eight_bit
+from evosearch.metered_reward import MeteredReward
+from evosearch.negatives import Negative, Undeveloped, develop
 from evosearch.noise import seed_of
-from evosearch.progress import Bar
+from evosearch.progress import Bar, Bars
 from evosearch.resolve import budget_of, defaults_of, knobs_of
 from evosearch.result import Gallery, Generation, Result, Scored
 from evosearch.rewards import TensorReward, allowed_missing, at_frame_rate, fresh
 from evosearch.rewards.cache import ScoreCache
-from evosearch.sampler import BaseSampler
 from evosearch.scoring import score
 from evosearch.searches.schedules import drafts_and_finals
 from evosearch.selection import leading, top
 from evosearch.settings import rate_of, settings_of
+from evosearch.stepper import Stepper
 from evosearch.store import RunFolder
 from evosearch.types import Genome, Population, Sampler, concat, pictures
 
@@ -120,12 +123,19 @@ class Session:
         keys = torch.tensor([seed_of(self.seed, "pace", k) for k in range(size)])
         p = Population(self.own.start(self.own.noise(keys, 0, "prior")), 0, keys)
         self.own.predict(p)  # the first pass is slower than the rest
+        workers = int(getattr(self.own, "workers", 0))
+        tries = 1 if stays(self._reward_of) else 1 + workers  # so it is with each worker
+        step, score, nbytes = map(min, zip(*(self._timed(p) for _ in range(tries)), strict=True))
+        return Pace(size, step, score, int(nbytes), max(1, workers))
+
+    def _timed(self, p: Population) -> tuple[float, float, float]:
+        """Seconds of a step and of decoding and scoring, and bytes of a sample."""
         start = time.perf_counter()
         predicted = self.own.predict(p)
         denoised = time.perf_counter()
         samples = self.own.decode(predicted)
-        judged(self._reward_of, samples, [self.prompt] * size, learn=False)
-        return Pace(size, denoised - start, time.perf_counter() - denoised, samples[0].nbytes)
+        judged(self._reward_of, samples, [self.prompt] * len(p), learn=False)
+        return denoised - start, time.perf_counter() - denoised, samples[0].nbytes
 
     def _fitted(self, given: Mapping[str, Any], limits: Budget, price: float) -> dict[str, Any]:
         knobs = self._with_prices(given)
@@ -151,7 +161,8 @@ class Session:
         folder: RunFolder | None = None,
         *,
         stop_at: float | None = None,
-        progress: bool = False,
+        bars: Bars | None = None,
+        stop: Stop | None = None,
     ) -> Result:
         """Search, and write the run folder; a folder that holds a part of this run goes on from there.
 
@@ -159,22 +170,27 @@ class Session:
             judges: Held-out rewards by name; they see what is kept and what was the best on the way, at the end.
             folder: Where to write; nowhere if None.
             stop_at: End as soon as this reward is reached.
-            progress: Show a progress bar.
+            bars: Where to show how far it is.
+            stop: Says when to end before the end; signals by default.
 
         Raises:
             InvalidReward: No particle got a finite reward, or more have none than the reward allows.
         """
-        status, stock, failure, result = "failed", None, None, None
+        status, stock, failure, result, deaf = "failed", None, None, None, lambda: None
         self.reward.watch = Watch(self.own.steps) if judges else None
         own = {name: at_frame_rate(fresh(judge), self._rate) for name, judge in judges.items()}
         self.held_out = HeldOut(own, self.prompt, self.meter, self._cache, self.own.batch_size)
         if folder is not None:
             self.sampler.journal = self.held_out.journal = folder.journal
+            if hasattr(self.own, "listen"):
+                deaf = cast(Any, self.own).listen(folder.journal.event)
         # What says nothing of itself may look at samples.
-        self.sampler.shows = "samples" in getattr(self.algorithm, "needs", ("samples",))
+        needs = "samples" in getattr(self.algorithm, "needs", ("samples",))
+        self.sampler.shows = needs or (hasattr(self.own, "decoding") and stays(self._reward_of))
         try:
             with self._cache.used():
-                self._search(folder, stop_at, progress)
+                with nullcontext(stop) if stop is not None else stopping() as self._stop:
+                    self._search(folder, stop_at, bars or Bars(shown=False))
                 self._develop()
                 self._draw_plain()
                 self.held_out.judge(self._judgeable())
@@ -196,6 +212,7 @@ class Session:
             with suppress(Undeveloped):  # of which there is no result to show
                 result = self._found(stock) if self.gallery.best else None
             self.close()
+            deaf()
             if failure is not None:
                 failure.result = result
             if folder is not None:
@@ -210,10 +227,10 @@ class Session:
         """Let an offloaded pipeline free its models."""
         getattr(self.own, "close", lambda: None)()
 
-    def _search(self, folder: RunFolder | None, stop_at: float | None, progress: bool) -> None:
+    def _search(self, folder: RunFolder | None, stop_at: float | None, bars: Bars) -> None:
         rng = torch.Generator().manual_seed(self.seed)
-        bar = Bar(self.prompt, self.total, progress)
-        with stopping() as self._stop, bar as self._bar, suppress(BudgetExhausted), self.reward.working():
+        bar = bars.bar(self.prompt, self.total)
+        with bar as self._bar, suppress(BudgetExhausted), self.reward.working():
             for p in self.algorithm(self.sampler, self.reward, rng, **self.knobs):
                 self._record(p, folder)
                 self._attempt()
@@ -289,7 +306,7 @@ class Session:
 
     def _draw_plain(self) -> None:
         """The plain sample of this seed, unless the search began with it; costs one sample beyond the budget."""
-        if not isinstance(self.own, BaseSampler):
+        if not isinstance(self.own, Stepper):
             return
         fresh = self.own.rewound().prior(1)
         if self.plain is None or self.plain.genome != fresh.genomes[0]:
@@ -303,7 +320,7 @@ class Session:
             best = self._shown[:1] if self._shown.reward is None else self._shown[top(self._shown.reward, 1)]
             p = best.given(best.x, torch.Generator().manual_seed(self.seed))  # a search may note its ways at the end
         else:
-            p = (self.own.rewound() if isinstance(self.own, BaseSampler) else self.own).prior(1)
+            p = (self.own.rewound() if isinstance(self.own, Stepper) else self.own).prior(1)
         finished, _ = self.sampler.run(p, self.own.steps, eta=self.eta)
         score(finished, self.sampler, self.reward)
         if self.gallery.best is None:

@@ -29,7 +29,6 @@ def settings_of(session: Session, budget: Any, given: Collection[str]) -> dict[s
     from evosearch import __version__
 
     own, plan = cast(Any, session.own), getattr(session.algorithm, "plan", None)
-    pipe = getattr(own, "pipe", None)
     settings: dict[str, Any] = {
         "prompt": session.prompt,
         "algorithm": session.algorithm.__name__,
@@ -44,20 +43,8 @@ def settings_of(session: Session, budget: Any, given: Collection[str]) -> dict[s
         "plan": None if plan is None else plan(own.steps, given, **session.knobs),
         "sampler": type(own).__name__,
         "order": own.path.order,
+        **(own.facts if hasattr(own, "facts") else facts_of_pipe(own)),
     }
-    if pipe is not None:
-        settings |= {
-            "model": models.name_of(pipe),
-            "pipeline": type(pipe).__name__,
-            "scheduler": type(pipe.scheduler).__name__,
-            "scheduler_config": {k: _plain(v) for k, v in pipe.scheduler.config.items() if not k.startswith("_")},
-            "dtype": _precisions(pipe),
-            "weights": {
-                name: fingerprint(part) for name, part in pipe.components.items() if isinstance(part, nn.Module)
-            },
-            "frame_rate": models.frame_rate(pipe),
-            "pipeline_kwargs": {name: _plain(value) for name, value in own.kwargs.items()},
-        }
     versions = {"evosearch": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
     return settings | {
         "versions": versions | {"python": platform.python_version()},
@@ -65,8 +52,32 @@ def settings_of(session: Session, budget: Any, given: Collection[str]) -> dict[s
     }
 
 
+def facts_of_pipe(sampler: Any) -> dict[str, Any]:
+    """What a run depends on of a sampler's pipeline, if it has one."""
+    pipe = getattr(sampler, "pipe", None)
+    if pipe is None:
+        return {}
+    return {
+        "model": models.name_of(pipe),
+        "pipeline": type(pipe).__name__,
+        "scheduler": type(pipe.scheduler).__name__,
+        "scheduler_config": {k: _plain(v) for k, v in pipe.scheduler.config.items() if not k.startswith("_")},
+        "dtype": _precisions(pipe),
+        "weights": {name: fingerprint(part) for name, part in networks(pipe).items()},
+        "frame_rate": models.frame_rate(pipe),
+        "pipeline_kwargs": {name: _plain(value) for name, value in sampler.kwargs.items()},
+    }
+
+
+def networks(pipe: Any) -> dict[str, nn.Module]:
+    """The networks of a pipeline by name."""
+    return {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+
+
 def rate_of(sampler: Any) -> float:
     """At which a sampler's videos are saved, and judged, per second."""
+    if hasattr(sampler, "frame_rate"):
+        return sampler.frame_rate
     pipe = getattr(sampler, "pipe", None)
     own = None if pipe is None else models.frame_rate(pipe)
     return frame_rate({"pipeline_kwargs": getattr(sampler, "kwargs", {}), "frame_rate": own})
@@ -75,9 +86,9 @@ def rate_of(sampler: Any) -> float:
 def _precisions(pipe: Any) -> dict[str, str]:
     """The type that most of the numbers of each part of a pipeline have: its precision, or that of its quantisation."""
     found: dict[str, str] = {}
-    for name, part in pipe.components.items():
+    for name, part in networks(pipe).items():
         sizes = Counter[str]()
-        for weight in part.parameters() if isinstance(part, nn.Module) else ():
+        for weight in part.parameters():
             sizes[str(weight.dtype).removeprefix("torch.")] += weight.numel()
         if sizes:
             found[name] = sizes.most_common(1)[0][0]

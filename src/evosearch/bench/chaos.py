@@ -25,12 +25,12 @@ import torch
 from PIL import Image
 
 from evosearch import models, rows
+from evosearch.decoding import eight_bit
 from evosearch.digests import digest
 from evosearch.hooks import rows_of
 from evosearch.journal import Answer, Call
 from evosearch.ledger import RunJournal
 from evosearch.lock import Taken
-from evosearch.negatives import eight_bit
 from evosearch.rewards import load as load_reward
 from evosearch.run import search
 from evosearch.store import RunFolder

@@ -208,6 +208,8 @@ def prepare(reward: TensorReward) -> None:
         weights = getattr(leaf, "weights", None)
         if isinstance(weights, Weights):
             weights()
+        elif hasattr(leaf, "prepare"):  # it computes elsewhere
+            leaf.prepare()
 
 
 def at_frame_rate(reward: TensorReward, rate: float) -> TensorReward:

@@ -108,15 +108,18 @@ class Combined:
         parts = [part.settled for part in self.parts.values() if isinstance(part, Combined)]
         return all([getattr(self._rule, "settled", True), *parts])
 
+    def over(self, change: Callable[[TensorReward], TensorReward]) -> Combined:
+        """The same of other parts, with nothing seen yet."""
+        parts = {name: change(part) for name, part in self.parts.items()}
+        return Combined(self.__name__, parts, self._make, self._smooth)
+
     def fresh(self) -> Combined:
         """The same, with nothing seen yet."""
-        parts = {name: rewards.fresh(part) for name, part in self.parts.items()}
-        return Combined(self.__name__, parts, self._make, self._smooth)
+        return self.over(rewards.fresh)
 
     def at_frame_rate(self, rate: float) -> Combined:
         """See `evosearch.rewards.at_frame_rate`."""
-        parts = {name: rewards.at_frame_rate(part, rate) for name, part in self.parts.items()}
-        return Combined(self.__name__, parts, self._make, self._smooth)
+        return self.over(lambda part: rewards.at_frame_rate(part, rate))
 
     def check(self, prompt: str, video: bool | None = None) -> None:
         """See `evosearch.rewards.check`."""

@@ -1,0 +1,132 @@
+"""Workers as processes of this machine, one for each of its devices; and such a process itself."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import cloudpickle
+
+from evosearch.executors.pool import Lane, WorkerLost
+from evosearch.executors.worker import Setup, Worker, answer
+
+_BEAT = b""
+_EVERY = 0.5  # seconds between signs of life, at least
+
+
+class ProcessLane:
+    """One process, which ends with this one.
+
+    Args:
+        setup: What it is to load, pickled.
+        environment: Its environment.
+    """
+
+    def __init__(self, setup: bytes, environment: dict[str, str]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            handle = theirs.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "evosearch.executors.processes", str(handle)],
+                pass_fds=[handle],
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for who searches
+            )
+        self._pipe = Connection(ours.detach())
+        self._pipe.send_bytes(setup)
+
+    def ask(self, question: bytes, patience: float) -> tuple[bytes, float]:
+        """See `evosearch.executors.pool.Lane`."""
+        silence, last = 0.0, time.monotonic()
+        try:
+            self._pipe.send_bytes(question)
+            while True:
+                if not self._pipe.poll(max(0.0, last + patience - time.monotonic())):
+                    self.close()
+                    raise WorkerLost(f"no sign of life for {patience:.0f} s")
+                said = self._pipe.recv_bytes()
+                now = time.monotonic()
+                silence, last = max(silence, now - last), now
+                if said != _BEAT:
+                    return said, silence
+        except (EOFError, OSError) as error:
+            self.close()
+            raise WorkerLost(f"its process ended with {self._process.returncode}") from error
+
+    def close(self) -> None:
+        """Stop it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+
+
+def hire(setup: Setup, devices: int) -> Any:
+    """What makes the k-th worker of a pool.
+
+    Args:
+        setup: What it is to load.
+        devices: Accelerators to share out among them.
+    """
+    packed = cloudpickle.dumps(setup)
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = shown.split(",") if shown else [str(k) for k in range(devices)]
+
+    def make(number: int) -> Lane:
+        # What is importable here is importable there: the module of a reward, say.
+        environment = {**os.environ, "OMP_NUM_THREADS": str(setup.threads), "PYTHONPATH": os.pathsep.join(sys.path)}
+        if devices:
+            environment["CUDA_VISIBLE_DEVICES"] = names[number % devices]
+        return ProcessLane(packed, environment)
+
+    return make
+
+
+class _Beats:
+    """Tells who waits that there is life, and ends this process where nobody waits any more."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._last = pipe, 0.0
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._last >= _EVERY:
+            self._last = time.monotonic()
+            self._pipe.send_bytes(_BEAT)
+
+
+def main(handle: int) -> None:
+    """Be a worker, until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = Connection(handle)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    with suppress(EOFError, OSError):
+        worker: Worker | None = None
+        setup, beats = pipe.recv_bytes(), _Beats(pipe)
+        while True:
+            question = pipe.recv_bytes()
+            if worker is None:
+                try:
+                    worker = Worker(cloudpickle.loads(setup), beats)
+                except Exception as error:
+                    pipe.send_bytes(pickle.dumps(("raised", error, str(error))))
+                    return
+            pipe.send_bytes(answer(worker, question))
+
+
+def _end_with_parent(parent: int) -> None:
+    """A long micro-batch of which nobody waits for the end is not brought to it."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,300 @@
+"""What a search is handed in place of a model and rewards that are elsewhere."""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from inspect import getattr_static
+from itertools import count
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from evosearch import rewards
+from evosearch.decoding import Decoded
+from evosearch.executors.pool import Deadly, Pool, awaited
+from evosearch.executors.worker import Asked, Opened
+from evosearch.journal import unpacked
+from evosearch.metered import Ran
+from evosearch.rewards import TensorReward
+from evosearch.rewards.cache import leaves
+from evosearch.rewards.combined import Combined
+from evosearch.stepper import Stepper
+from evosearch.types import Population, concat
+
+_TICKETS = count(1)
+_ROWS = dict[int, tuple["RemoteSampler", Population]]()
+"""What a ticket stands for: one decoded particle, as long as somebody may ask for its score."""
+
+
+class RemotePipe:
+    """A pipeline that workers have, of which samplers may be asked for; see `evosearch.hire`.
+
+    Args:
+        pool: The workers.
+        given: What they were to have: a name, a pipeline, a sampler.
+    """
+
+    def __init__(self, pool: Pool, given: Any) -> None:
+        self.pool, self.about, self.given = pool, pool.about, given
+
+    def sampler(self, **arguments: Any) -> RemoteSampler:
+        """See `evosearch.resolve.sampler_of`."""
+        name = self.pool.define(Asked(arguments))
+        return RemoteSampler(self.pool, (name,), self.pool.ask("open", name, about=(name,)))
+
+
+class RemoteSampler(Stepper):
+    """A sampler whose model is elsewhere.
+
+    Args:
+        pool: Who has it.
+        about: Its name there, and those of what it goes by.
+        opened: What is known of it.
+    """
+
+    def __init__(self, pool: Pool, about: tuple[str, ...], opened: Opened) -> None:
+        super().__init__(
+            opened.path, opened.shape, eta=opened.eta, seed=opened.seed, batch_size=opened.batch_size,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+        self._pool, self._about, self._opened = pool, about, opened
+        self.clean, self.own_solver = opened.start, opened.own_solver
+        self.facts, self.frame_rate = opened.facts, opened.frame_rate
+        self._prices: tuple[float, ...] = ()
+        self.computed = self.model_passes = 0
+
+    @property
+    def name(self) -> str:
+        """Its name there."""
+        return self._about[0]
+
+    @property
+    def workers(self) -> int:
+        """How many may compute at a time."""
+        return self._pool.width
+
+    def listen(self, listener: Callable[[str, Mapping[str, Any]], None]) -> Callable[[], None]:
+        """Have what befalls workers told; returns what ends that."""
+        self._pool.listen(listener)
+        return lambda: self._pool.deafen(listener)
+
+    def predict(self, p: Population) -> Population:
+        """See `evosearch.sampler.BaseSampler.predict`."""
+        if p.x0 is not None:
+            return p
+        return self._whole(p, p.i)[0]
+
+    def run(
+        self,
+        p: Population,
+        until: int,
+        keep: Sequence[int] = (),
+        eta: float | None = None,
+        through: Sequence[int] | None = None,
+    ) -> tuple[Population, dict[int, Population]]:
+        """See `evosearch.sampler.BaseSampler.run`."""
+        return self._whole(p, until, keep, eta, through)
+
+    def decode(self, p: Population) -> Tensor:
+        """See `evosearch.sampler.BaseSampler.decode`; of what is not finite, 0."""
+        parts = [self._ask("decode", _lean(batch), (), self.batch_size) for batch in p.split(self.batch_size)]
+        made = [self._got(part).samples for part in parts]
+        return torch.cat(made).float() / 255
+
+    def running(
+        self,
+        p: Population,
+        until: int,
+        keep: Sequence[int] = (),
+        eta: float | None = None,
+        through: Sequence[int] | None = None,
+    ) -> Running:
+        """Have a micro-batch run, or predicted where it stands; see `evosearch.metered`."""
+        stops = None if through is None else list(through)
+        asked = self._ask("run", _lean(p), until, tuple(keep), eta, stops, self.batch_size)
+        return Running(self, p, until, tuple(keep), asked)
+
+    def decoding(self, p: Population) -> tuple[Tensor, Callable[[], Decoded]]:
+        """Have a micro-batch decoded; returns what stands for its samples, and what waits for them."""
+        tickets = [next(_TICKETS) for _ in range(len(p))]
+        lean = _lean(p)
+        asked = self._ask("decode", lean, tickets, self.batch_size)
+        seen = torch.tensor(tickets)[:, None]
+        _ROWS.update((ticket, (self, lean[[k]])) for k, ticket in enumerate(tickets))
+        weakref.finalize(seen, _forget, tickets)
+        return seen, lambda: self._got(asked)
+
+    def step(
+        self, p: Population, eta: float | None = None, noise: Tensor | None = None, to: int | None = None
+    ) -> Population:
+        """See `evosearch.stepper.Stepper.step`; where the model is, as a run takes it there."""
+        if self._opened.device == "cpu" or p.x0 is None or self.edits:
+            return super().step(p, eta, noise, to)
+        moved: Population = self._got(self._ask("call", "step", p, eta, noise, to))
+        return moved
+
+    def cached(self, cache: Any, prices: Sequence[float] = ()) -> Self:
+        """See `evosearch.sampler.BaseSampler.cached`."""
+        name = self._pool.define(Asked({}, of=self._about[0], cache=cache, prices=tuple(prices)))
+        other = copy.copy(self)
+        other._about, other._prices = (name, *self._about), tuple(prices)
+        self._pool.ask("open", name, about=other._about)
+        return other
+
+    def prices(self, levels: Sequence[int]) -> list[float]:
+        """See `evosearch.sampler.BaseSampler.prices`."""
+        return self._got(self._ask("call", "prices", list(levels)))
+
+    def cost(self, p: Population, until: int, through: Sequence[int] | None = None) -> int:
+        """See `evosearch.stepper.Stepper.cost`; with features reused, what it is likely to be."""
+        steps = super().cost(p[:1], until, through)
+        known = (*self._prices, *[self._prices[-1] if self._prices else 1.0] * steps)
+        return math.ceil(len(p) * sum(known[:steps]))
+
+    def to_grid(self, x: Tensor) -> Tensor:
+        """See `evosearch.stepper.Stepper.to_grid`."""
+        return self._got(self._ask("call", "to_grid", x))
+
+    def from_grid(self, x: Tensor) -> Tensor:
+        """See `evosearch.stepper.Stepper.from_grid`."""
+        return self._got(self._ask("call", "from_grid", x))
+
+    def stock(self, p: Population) -> Tensor | None:
+        """See `evosearch.pipeline.PipelineSampler.stock`."""
+        return self._got(self._ask("call", "stock", p))
+
+    def grad(self) -> Any:
+        """Refused: a gradient needs the model here."""
+        raise ValueError("searches by gradients need the model in the process that searches; leave out workers")
+
+    def scored(self, reward: tuple[str, int, float | None], tickets: list[int], prompts: list[str]) -> Tensor:
+        """What a reward says of what `decoding` has made."""
+        p = concat(*(_ROWS[ticket][1] for ticket in tickets))
+        asked = self._ask("score", reward, p, tickets, prompts, self.batch_size, about=(reward[0],))
+        return self._got(asked)
+
+    def _whole(self, p: Population, *asked: Any) -> tuple[Population, dict[int, Population]]:
+        parts = [self.running(batch, *asked) for batch in p.split(self.batch_size)]
+        done = [part() for part in parts]
+        ends, kept = [part.end for part in done], [part.kept for part in done]
+        return concat(*ends), {level: concat(*(part[level] for part in kept)) for level in kept[0]}
+
+    def _ask(self, method: str, *args: Any, about: tuple[str, ...] = ()) -> Future[Any]:
+        return self._pool.submit(method, self._about[0], *args, about=(*self._about, *about))
+
+    def _got(self, asked: Future[Any]) -> Any:
+        return awaited(asked)
+
+
+class Running:
+    """A micro-batch that is under way; see `evosearch.metered.Pending`."""
+
+    def __init__(
+        self, sampler: RemoteSampler, p: Population, until: int, keep: tuple[int, ...], asked: Future[Any]
+    ) -> None:
+        self._sampler, self._p, self._until, self._keep, self._asked = sampler, p, until, keep, asked
+
+    def __call__(self) -> Ran:
+        """What it came to; waits for it."""
+        facts, tensors = awaited(self._asked)
+        end, kept = unpacked(self._p, self._until, self._keep, tensors)
+        return Ran(end, kept, facts["nfe"], facts["passes"], facts["edits"], facts["batch_size"])
+
+    def cancel(self) -> bool:
+        """Leave it, unless it has begun."""
+        return self._asked.cancel()
+
+
+class RemoteReward:
+    """A reward that workers have; says of itself what the reward says.
+
+    Args:
+        pool: The workers.
+        own: The reward as it is here, its weights not loaded.
+        name: What it is a part of, as the pool has it.
+        leaf: Which part.
+        rate: Frames per second that it judges at, once that is known.
+
+    Attributes:
+        key: The last three.
+    """
+
+    def __init__(self, pool: Pool, own: Any, name: str, leaf: int, rate: float | None = None) -> None:
+        self._pool, self._own, self.key = pool, own, (name, leaf, rate)
+        self.__name__ = getattr(own, "__name__", type(own).__name__)
+        for said in ("allow_missing", "differentiable", "usd_per_call"):
+            if hasattr(own, said):
+                setattr(self, said, getattr(own, said))
+        if getattr_static(own, "cache_key", "") is None:  # its scores are not to be kept
+            self.cache_key = None
+        if hasattr(own, "at_frame_rate"):
+            self.at_frame_rate = self._at_frame_rate
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "cache_key":
+            return self._pool.ask("identity", self.key, about=(self.key[0],))
+        raise AttributeError(name)
+
+    def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
+        """Score samples, or what stands for them; NaN where that costs every worker its life."""
+        try:
+            if samples.dtype == torch.int64:
+                tickets = samples[:, 0].tolist()
+                return _ROWS[tickets[0]][0].scored(self.key, tickets, prompts)
+            seen = (samples * 255).round().to(torch.uint8)
+            return awaited(self._pool.submit("judge", self.key, seen, prompts, about=(self.key[0],)))
+        except Deadly:
+            return torch.full((len(samples),), torch.nan)
+
+    def check(self, prompt: str, video: bool | None = None) -> None:
+        """See `evosearch.rewards.check`."""
+        rewards.check(self._own, prompt, video)
+
+    def prepare(self) -> None:
+        """Have a worker load its weights, so that what is wrong with them is told early."""
+        self._pool.ask("prepare", self.key, about=(self.key[0],))
+
+    def _at_frame_rate(self, rate: float) -> RemoteReward:
+        name, leaf, _ = self.key
+        return RemoteReward(self._pool, self._own, name, leaf, rate)
+
+
+def remote(pool: Pool, reward: Any, resolved: TensorReward) -> TensorReward:
+    """A reward whose parts workers have, but for those that leave the machine anyway.
+
+    Args:
+        pool: The workers.
+        reward: As the user gave it.
+        resolved: What `evosearch.rewards.resolve` made of it.
+    """
+    name, each = pool.define(reward), leaves(resolved)
+    numbers = {id(leaf): k for k, leaf in enumerate(each)}
+
+    def moved(part: Any) -> Any:
+        if isinstance(part, Combined):
+            return part.over(moved)
+        return part if getattr(part, "remote", False) else RemoteReward(pool, part, name, numbers[id(part)])
+
+    return moved(resolved)
+
+
+def stays(reward: Any) -> bool:
+    """Whether a part of a reward is asked from here, and has to be shown the samples."""
+    return not all(isinstance(leaf, RemoteReward) for leaf in leaves(reward))
+
+
+def _lean(p: Population) -> Population:
+    """What a worker needs of particles."""
+    nothing: tuple[Any, ...] = ((),) * len(p)
+    return replace(p, genomes=nothing, reward=None, log_weight=None)
+
+
+def _forget(tickets: Sequence[int]) -> None:
+    for ticket in tickets:
+        _ROWS.pop(ticket, None)
