@@ -65,7 +65,8 @@ class Bars:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     @contextmanager
     def bar(self, title: str, total: int | None) -> Generator[Bar]:

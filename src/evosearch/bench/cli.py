@@ -89,9 +89,8 @@ def scale(
             own = recipe.measured(pipe, steps, batch_size, reward)
     else:
         own = _batch_times(times)
-    typer.echo(
-        f"a step {own.step:.4g} s, decoding {own.decode:.4g} s, scoring {own.score:.4g} s, a call {own.call:.4g} s"
-    )
+    words = {"a step": own.step, "decoding": own.decode, "scoring": own.score, "a call": own.call}
+    typer.echo("a micro-batch takes: " + ", ".join(f"{name} {seconds:.4g} s" for name, seconds in words.items()))
     trouble = recipe.Trouble(spread, losses, reload)
     waves = recipe.waves_of("evosearch", steps, budget)
     typer.echo(recipe.table(waves, own, batch_size=batch_size, prompts=prompts, trouble=trouble))

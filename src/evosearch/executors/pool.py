@@ -22,6 +22,7 @@ from evosearch.executors.worker import About
 DEADLINE = 600.0  # seconds without a sign of life, as long as it is not known how long anything takes
 STARTING = 1800.0  # of a worker that loads a model
 _LEAST, _TIMES = 60.0, 20  # a deadline is so many times the longest silence of those that came to an end
+_PARTING = 15.0  # seconds until one that does not end is left to the end of this process
 _TRIES = 3  # workers that one question may cost, and workers in a row that do not start
 
 
@@ -40,8 +41,12 @@ class Lane(Protocol):
         """Its answer, and the longest silence before; `WorkerLost` where none comes, and it is stopped then."""
         ...
 
+    def stop(self) -> None:
+        """End it, whatever it does; whoever waits for an answer gets `WorkerLost`."""
+        ...
+
     def close(self) -> None:
-        """Let it go."""
+        """Stop it, and let go of what it takes here."""
         ...
 
 
@@ -81,7 +86,8 @@ class Pool:
         self._about: About | None = None
         self._error: BaseException | None = None
         self._closed = False
-        self._ready = self._alive = self._hired = 0
+        self._alive = self._hired = 0
+        self._lanes, self._threads = dict[int, Lane](), list[threading.Thread]()
         self.width = max(1, self._wanted())
         with self._changed:
             self._fill()
@@ -143,20 +149,26 @@ class Pool:
             self._fill()
 
     def close(self) -> None:
-        """Let all of them go; what has not begun is left."""
+        """Let all of them go; what has not begun is left, and what has is lost."""
         with self._changed:
             self._closed = True
             for job in self._jobs:
                 job.future.cancel()
             self._jobs.clear()
+            for lane in self._lanes.values():
+                lane.stop()
             self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(_PARTING)
 
     def _fill(self) -> None:
         self.width = max(self.width, self._wanted())
         while self._alive < self.width and not self._closed:
             self._alive += 1
             self._hired += 1
-            threading.Thread(target=self._work, args=(self._hired - 1,), name="worker", daemon=True).start()
+            thread = threading.Thread(target=self._work, args=(self._hired - 1,), name="worker", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _work(self, number: int) -> None:
         """Keep one place filled: hire, hand out work, and hire again where a worker is lost."""
@@ -164,15 +176,19 @@ class Pool:
         while failed < _TRIES and not self._closed:
             lane = None
             try:
-                lane = self._hire(number)
-                known = set[str]()
+                lane, known = self._hire(number), set[str]()
+                with self._changed:
+                    self._lanes[number] = lane
+                    if self._closed:
+                        break
                 self._check(self._asked(lane, _Job("about", (), ()), known))
                 failed = 0
                 self._serve(lane, known)
                 break
             except WorkerLost as error:
                 failed += 1
-                self._tell("worker lost", worker=number, reason=str(error))
+                if not self._closed:
+                    self._tell("worker lost", worker=number, reason=str(error))
                 lost: BaseException = error
             except BaseException as error:  # it is told to who waits for the first of them
                 failed, lost = _TRIES, error
@@ -227,7 +243,9 @@ class Pool:
                 given = self._asked(lane, job, known)
             except WorkerLost as error:
                 job.deaths += 1
-                if job.deaths < _TRIES:
+                if self._closed:
+                    job.future.set_exception(error)
+                elif job.deaths < _TRIES:
                     with self._changed:
                         self._jobs.appendleft(job)
                         self._changed.notify_all()

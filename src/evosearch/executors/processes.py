@@ -62,8 +62,12 @@ class ProcessLane:
             self.close()
             raise WorkerLost(f"its process ended with {self._process.returncode}") from error
 
+    def stop(self) -> None:
+        """See `evosearch.executors.pool.Lane`."""
+        self._process.kill()
+
     def close(self) -> None:
-        """Stop it, whatever it does."""
+        """See `evosearch.executors.pool.Lane`."""
         self._process.kill()
         self._process.wait()
         self._pipe.close()

@@ -51,14 +51,14 @@ class RayLane:
         place: dict[str, Any] = {"num_gpus": devices} if devices else {"num_cpus": 1}
         environment = {"env_vars": {"OMP_NUM_THREADS": str(threads), "RAY_USAGE_STATS_ENABLED": "0"}}
         made = _actor().options(max_restarts=0, max_task_retries=0, runtime_env=environment, **place)
-        self._ray, self._actor = ray, made.remote(setup)
+        self._ray, self._actor, self._stopped = ray, made.remote(setup), False
 
     def ask(self, question: bytes, patience: float) -> tuple[bytes, float]:
         """See `evosearch.executors.pool.Lane`; Ray itself never notices a worker that hangs."""
         ray, silence, last, beats = self._ray, 0.0, time.monotonic(), -1
         try:
             asked, pulse = self._actor.do.remote(question), self._actor.pulse.remote()
-            while True:
+            while not self._stopped:
                 ready, _ = ray.wait([asked], timeout=_EVERY)
                 now = time.monotonic()
                 if ready:
@@ -70,14 +70,20 @@ class RayLane:
                 if now - last > patience:
                     self.close()
                     raise WorkerLost(f"no sign of life for {patience:.0f} s")
+            raise WorkerLost("it was stopped")
         except ray.exceptions.RayError as error:
             self.close()
             raise WorkerLost(f"its actor is gone ({type(error).__name__})") from error
 
+    def stop(self) -> None:
+        """See `evosearch.executors.pool.Lane`."""
+        self._stopped = True
+
     def close(self) -> None:
-        """Stop it, whatever it does."""
-        with suppress(Exception):
-            self._ray.kill(self._actor)
+        """See `evosearch.executors.pool.Lane`."""
+        if self._ray.is_initialized():  # else it would connect again
+            with suppress(Exception):
+                self._ray.kill(self._actor)
 
 
 def _actor() -> Any:
