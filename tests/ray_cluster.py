@@ -16,7 +16,7 @@ import evosearch as es
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
 ASKED = {
-    "prompt": "two red circles", "budget": "12x", "steps": 8, "batch_size": 4, "progress": False,
+    "prompt": "two red circles", "budget": "12x", "steps": 4, "batch_size": 4, "progress": False,
     "held_out": ["jpeg"],
 }  # fmt: skip
 
@@ -53,7 +53,7 @@ with tempfile.TemporaryDirectory(prefix="ray-") as temp:
 
     def trouble():
         """Kill a node once the search is under way, and add another."""
-        while scored() < 16:
+        while scored() < 8:
             time.sleep(0.05)
         killed.append(time.time())
         cluster.remove_node(nodes[0], allow_graceful=False)

@@ -274,7 +274,7 @@ class MeteredSampler:
         meter.tick(None if told is None else told.seconds)
         if ran.edits and not own.edits:  # which a pipeline shows as it runs
             own.edits = True
-        if ran.batch_size != self._size:  # memory did not suffice for more
+        if ran.batch_size < self._size:  # memory did not suffice for more
             own.batch_size = self._size = ran.batch_size
             if told is None:
                 self.journal.event("out of memory", {"batch_size": ran.batch_size})
