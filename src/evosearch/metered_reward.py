@@ -236,6 +236,7 @@ class MeteredReward:
                 self.watch.judge_anew(self._own.value)
             self._settled = self._own.settled
         going.values = values
+        going.samples, going.source, going.said = values, None, None  # samples are dropped as soon as they are scored
 
     def _thumbnails_of(self, source: Source, going: _Going, values: Tensor) -> list[bytes]:
         """They go into the journal with what was said, or come from there."""
