@@ -241,6 +241,7 @@ class Session:
                     break
                 if stop_at is not None and best is not None and best.reward >= stop_at:
                     break
+        self._bar = None
         if self.gallery.best is None:
             if self.reward.invalid or not self.meter.budget.time:
                 raise self._nothing()
