@@ -458,4 +458,4 @@ def test_questions_that_kill_are_not_asked_for_ever():
         name = pipe.pool.define(lambda samples, prompts: os._exit(1))
         with pytest.raises(Deadly, match="has cost 3 workers their lives"):
             pipe.pool.ask("judge", (name, 0, None), torch.zeros(1, 3, 2, 2, dtype=torch.uint8), [""], about=(name,))
-        assert pipe.pool.ask("about", about=(name,)).sampler
+        assert pipe.pool.ask("about", about=(name,)).traits.sampler

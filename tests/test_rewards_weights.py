@@ -15,7 +15,7 @@ import toy
 from test_rewards_identity import hps_v3, unified_reward, vqa_score
 
 import evosearch as es
-from evosearch import rewards, run
+from evosearch import rewards
 from evosearch.path import NoisePath
 from evosearch.rewards.image_reward import ImageReward
 from evosearch.rewards.per_frame import PerFrame
@@ -122,7 +122,7 @@ def test_what_is_misspelled_is_told_before_a_reward_is_made(wrong, message, tmp_
     (tmp_path / "taken" / "notes").touch()
     (tmp_path / "file").touch()
     monkeypatch.setattr(ImageReward, "__init__", lambda *_: pytest.fail("a reward was made"))
-    monkeypatch.setattr(run.models, "load", lambda *args, **kwargs: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(es.models, "load", lambda *args, **kwargs: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=message):
         es.search("shapes-diffusion", "a red circle", **{"reward": "image_reward", **wrong})
 

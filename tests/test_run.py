@@ -632,7 +632,7 @@ def test_a_fit_that_heeds_no_budget_is_refused():
     ],
 )
 def test_what_a_search_cannot_do_without_is_missed_before_a_model_is_loaded(monkeypatch, wrong, message):
-    monkeypatch.setattr(es.run.models, "load", lambda *args, **kwargs: pytest.fail("loaded"))
+    monkeypatch.setattr(es.models, "load", lambda *args, **kwargs: pytest.fail("loaded"))
     with pytest.raises(ValueError, match=message):
         es.search("shapes-diffusion", "a red circle", **{"reward": "shapes", **wrong})
 

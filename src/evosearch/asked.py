@@ -101,17 +101,16 @@ def asked_of(
 def look_at(pipe: Any, load_kwargs: Mapping[str, Any], prompts: Sequence[str], asked: Asked) -> None:
     """ValueError where such a pipeline cannot be searched, or a reward cannot judge a prompt; nothing is loaded."""
     if isinstance(pipe, RemotePipe):
-        return asked.check(prompts, pipe.about.videos)
+        return asked.check(prompts, pipe.about.traits.videos)
     if isinstance(pipe, str | Path):
         check_class(models.class_of(pipe, **load_kwargs))
     if not is_sampler(pipe):  # now that pictures and videos are told apart
         asked.check(prompts, models.makes_videos(pipe, **load_kwargs))
 
 
-def loaded(pipe: Any, load_kwargs: Mapping[str, Any] | None, prompts: Sequence[str], asked: Asked) -> Any:
-    """The pipeline or sampler, once it has been looked at."""
-    look_at(pipe, load_kwargs or {}, prompts, asked)
-    return models.load(pipe, **(load_kwargs or {})) if isinstance(pipe, str | Path) else pipe
+def loaded(pipe: Any, load_kwargs: Mapping[str, Any]) -> Any:
+    """The pipeline or sampler, loaded where it is a name."""
+    return models.load(pipe, **load_kwargs) if isinstance(pipe, str | Path) else pipe
 
 
 def prompts_of(prompt: Any) -> list[str]:

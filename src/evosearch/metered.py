@@ -16,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from evosearch.budget import Meter
 from evosearch.decoding import Decoded, exactly, told_apart
 from evosearch.journal import Answer, Call, Journal, asks, packed, unpacked
-from evosearch.types import Population, Sampler, concat
+from evosearch.types import Population, Sampler, concat, concat_runs
 
 
 class Source:
@@ -232,8 +232,7 @@ class MeteredSampler:
         except BaseException:
             self._leave(waiting)
             raise
-        ends, kept = [part.end for part in parts], [part.kept for part in parts]
-        return concat(*ends), {level: concat(*(part[level] for part in kept)) for level in kept[0]}
+        return concat_runs([(part.end, part.kept) for part in parts])
 
     def _begun(
         self,

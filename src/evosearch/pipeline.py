@@ -69,8 +69,7 @@ class PipelineSampler(BaseSampler):
     torch.Size([2, 3, 64, 64])
     """
 
-    _cache: Any = None  # config of a feature cache, and NFE of the steps of a run with it
-    _prices: tuple[float, ...] = ()
+    _cache: Any = None  # config of a feature cache
 
     def __init__(
         self,
@@ -126,7 +125,7 @@ class PipelineSampler(BaseSampler):
         """See `BaseSampler.cached`."""
         features.check(self.pipe)
         other = copy.copy(self)
-        other._cache, other._prices = features.config_of(cache), tuple(prices)
+        other._cache, other.step_prices = features.config_of(cache), tuple(prices)
         return other
 
     def prices(self, levels: Sequence[int]) -> list[float]:
@@ -136,12 +135,6 @@ class PipelineSampler(BaseSampler):
         )
         trajectory = Trajectory(self, p, levels[1:], (), 0.0)
         return self._shares(trajectory, levels[-1])
-
-    def cost(self, p: Population, until: int, through: Sequence[int] | None = None) -> int:
-        """See `BaseSampler.cost`; with features reused, what it is likely to be."""
-        steps = super().cost(p[:1], until, through)
-        known = (*self._prices, *[self._prices[-1] if self._prices else 1.0] * steps)
-        return math.ceil(len(p) * sum(known[:steps]))
 
     def stock(self, p: Population) -> Tensor | None:
         """What the pipeline itself, with its own solver, makes of one particle's initial noise.

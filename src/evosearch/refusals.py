@@ -31,8 +31,7 @@ _ONE_AT_A_TIME = ("HunyuanVideo15Pipeline",)
 
 def one_at_a_time(pipe: Any) -> bool:
     """Whether a pipeline can decode but one sample at a time."""
-    about = getattr(pipe, "about", None)  # of one that others have
-    return type(pipe).__name__ in _ONE_AT_A_TIME if about is None else about.one_at_a_time
+    return type(pipe).__name__ in _ONE_AT_A_TIME
 
 
 def check_class(kind: type) -> dict[str, inspect.Parameter]:

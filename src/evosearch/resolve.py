@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from evosearch import models, searches
 from evosearch.budget import Budget, Pace, describe
 from evosearch.checks import whole_number
 from evosearch.declaration import Search, check_names, nfe_of, rewards_of, takes
 from evosearch.pipeline import PipelineSampler
-from evosearch.refusals import check_arguments
+from evosearch.refusals import check_arguments, one_at_a_time
 from evosearch.stepper import Stepper
 from evosearch.types import Sampler
 
@@ -72,15 +72,40 @@ def is_sampler(pipe: Any) -> bool:
     return all(hasattr(pipe, verb) for verb in ("prior", "predict", "run", "decode"))
 
 
+class Traits(NamedTuple):
+    """What there is to know of a pipeline before it is called.
+
+    Attributes:
+        suited: Steps and arguments that suit it; see `evosearch.models.defaults`.
+        one_at_a_time: Whether it decodes one sample at a time.
+        videos: Whether it makes videos; None where that is unknown.
+        sampler: Whether it is a sampler.
+    """
+
+    suited: dict[str, Any]
+    one_at_a_time: bool
+    videos: bool | None
+    sampler: bool
+
+
+def traits_of(pipe: Any) -> Traits:
+    """Of a pipeline or a sampler; what workers say of one that they have."""
+    if hasattr(pipe, "about"):
+        return pipe.about.traits
+    if is_sampler(pipe):
+        return Traits({}, False, None, True)
+    return Traits(models.defaults(pipe), one_at_a_time(pipe), models.makes_videos(pipe), False)
+
+
 def batch_of(pipe: Any, algorithm: Search, knobs: Mapping[str, Any], budget: Any, steps: int | None, most: int) -> int:
     """Particles in a micro-batch that suit a search, at most so many.
 
     Micro-batches have one shape and the last is padded, so a large one is wasted on small generations.
     """
-    about = getattr(pipe, "about", None)
-    if steps is None:
-        steps = (models.defaults(pipe) if about is None else about.suited).get("steps")
-    if is_sampler(pipe) or (about is not None and about.sampler) or steps is None or not hasattr(algorithm, "waves"):
+    traits = traits_of(pipe)
+    most = 1 if traits.one_at_a_time else most
+    steps = traits.suited.get("steps") if steps is None else steps
+    if traits.sampler or steps is None or not hasattr(algorithm, "waves"):
         return most
     try:
         limits = budget_of(budget, algorithm, knobs, steps)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evosearch import models, rewards
+from evosearch import rewards
 from evosearch.asked import Asked, asked_of, loaded, look_at, prompts_of
 from evosearch.budget import Budget
 from evosearch.checks import whole_number
@@ -20,7 +20,6 @@ from evosearch.interrupts import Stop
 from evosearch.manifest import check_same, holds_run, read_manifest
 from evosearch.progress import Bars
 from evosearch.prompts import Prompt
-from evosearch.refusals import one_at_a_time
 from evosearch.resolve import batch_of, budget_of, sampler_of
 from evosearch.result import Result
 from evosearch.resuming import comparable, spelled, write_plan
@@ -120,8 +119,8 @@ def search(
         there = stack.enter_context(hired(workers, pipe, load_kwargs or {}, asked.algorithm))
         if there is not None:
             pipe, asked = there, asked.moved_to(there.pool, reward, held_out)
-        elif isinstance(pipe, str | Path):
-            pipe = models.load(pipe, **(load_kwargs or {}))
+        else:
+            pipe = loaded(pipe, load_kwargs or {})
         if isinstance(run_dir, str | Path) and not isinstance(prompt, str):
             write_plan(Path(run_dir), prompts, arguments, resume)
         bars = stack.enter_context(Bars(progress))
@@ -188,7 +187,8 @@ def estimate(
     """
     _folders(run_dir, 1, one=True)
     asked = asked_of(prompts_of(prompt), reward, algorithm, budget, knobs, eta, held_out, stop_at, warm_start)
-    pipe = loaded(pipe, load_kwargs, [prompt], asked)
+    look_at(pipe, load_kwargs or {}, [prompt], asked)
+    pipe = loaded(pipe, load_kwargs or {})
     session = _session(
         pipe, prompt, asked, budget, knobs, steps=steps, eta=eta, seed=seed, batch_size=batch_size,
         pipeline_kwargs=pipeline_kwargs,
@@ -259,7 +259,7 @@ def _session(
 ) -> Session:
     """The search of one prompt, in micro-batches of the size that suits it."""
     most = whole_number("batch_size", batch_size, 1)
-    size = batch_of(pipe, asked.algorithm, knobs, budget, steps, 1 if one_at_a_time(pipe) else most)
+    size = batch_of(pipe, asked.algorithm, knobs, budget, steps, most)
     sampler = sampler_of(
         pipe, prompt, steps=steps, eta=eta, seed=seed, batch_size=size, pipeline_kwargs=pipeline_kwargs, strict=strict
     )

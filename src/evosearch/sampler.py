@@ -14,7 +14,7 @@ from torch import Tensor
 from evosearch.memory import OutOfMemory, half, within
 from evosearch.path import NoisePath
 from evosearch.stepper import Stepper, Trajectory, levels_between
-from evosearch.types import Population, concat
+from evosearch.types import Population, concat_runs
 
 
 class BaseSampler(Stepper, ABC):
@@ -130,17 +130,16 @@ class BaseSampler(Stepper, ABC):
     def _run_whole(
         self, p: Population, levels: Sequence[int], keep: Sequence[int], eta: float
     ) -> tuple[Population, dict[int, Population]]:
-        ends: list[Population] = []
-        stages: list[dict[int, Population]] = []
+        runs = list[tuple[Population, dict[int, Population]]]()
         for batch in p.split(self.batch_size):
             rows = list(range(len(batch))) + [len(batch) - 1] * (self.batch_size - len(batch))
             trajectory = Trajectory(self, batch[rows], levels, keep, eta, len(batch))
             with torch.set_grad_enabled(self._graph):
                 nfe = self._denoise(trajectory, levels[-1])
             self.computed += math.ceil(len(batch) * nfe)
-            ends.append(trajectory.result()[: len(batch)])
-            stages.append({level: q[: len(batch)] for level, q in trajectory.kept.items()})
-        return concat(*ends), {level: concat(*(stage[level] for stage in stages)) for level in stages[0]}
+            kept = {level: q[: len(batch)] for level, q in trajectory.kept.items()}
+            runs.append((trajectory.result()[: len(batch)], kept))
+        return concat_runs(runs)
 
     def _shrink(self) -> bool:
         """Take fewer particles at a time, or else less memory for one; whether that could be done."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evosearch.types import Population, Reward, Sampler, concat
+from evosearch.types import Population, Reward, Sampler, concat_runs
 
 
 def score(p: Population, sampler: Sampler, reward: Reward) -> Population:
@@ -40,14 +40,12 @@ def roll_out(
     if not getattr(reward, "overlaps", False):
         end, kept = sampler.run(p, sampler.steps, keep, eta)
         return score(end, sampler, reward), kept
-    ends, stages, waiting = list[Population](), list[dict[int, Population]](), list[Callable[[], Tensor]]()
+    runs, waiting = list[tuple[Population, dict[int, Population]]](), list[Callable[[], Tensor]]()
     for batch in p.split(sampler.batch_size):
-        end, kept = sampler.run(batch, sampler.steps, keep, eta)
-        waiting.append(_begun(end, sampler, reward))
-        ends.append(end)
-        stages.append(kept)
-    end = replace(concat(*ends), reward=torch.cat([scores() for scores in waiting]).float())
-    return end, {level: concat(*(stage[level] for stage in stages)) for level in stages[0]}
+        runs.append(sampler.run(batch, sampler.steps, keep, eta))
+        waiting.append(_begun(runs[-1][0], sampler, reward))
+    end, kept = concat_runs(runs)
+    return replace(end, reward=torch.cat([scores() for scores in waiting]).float()), kept
 
 
 def _begun(batch: Population, sampler: Sampler, reward: Any) -> Callable[[], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Self
@@ -72,6 +73,8 @@ class Stepper:
     edits = False
     clean: Tensor | None = None
     """What level 0 begins with beside noise, (1, *D), where a pipeline starts from an image."""
+    step_prices: tuple[float, ...] = ()
+    """NFE of the first, second, ... step of a run, as measured, and of those after the last; 1 without."""
     beat: Callable[[], None] = staticmethod(lambda: None)
     """Called with every step, for those who wait for them."""
     strict = False
@@ -142,8 +145,10 @@ class Stepper:
         return concat(*moved)
 
     def cost(self, p: Population, until: int, through: Sequence[int] | None = None) -> int:
-        """NFE that `run` to this level will take."""
-        return len(p) * (len(levels_between(p.i, until, through)) - (p.x0 is not None and not self.edits))
+        """NFE that `run` to this level will take; with features reused, what it is likely to be."""
+        steps = len(levels_between(p.i, until, through)) - (p.x0 is not None and not self.edits)
+        known = (*self.step_prices, *[self.step_prices[-1] if self.step_prices else 1.0] * steps)
+        return math.ceil(len(p) * sum(known[:steps]))
 
     def renoise(self, p: Population, level: int) -> Population:
         """Take particles back to a noisier level by the forward process; they get new noise from there on.

@@ -31,10 +31,10 @@ def each(work: Callable[[T, Stop | None], R], of: Sequence[T], at_a_time: int) -
     with stopping() as stop, ThreadPoolExecutor(at_a_time, "search") as threads:
         under_way = [threads.submit(work, one, stop) for one in of]
         try:
-            done, _ = wait(under_way, return_when=FIRST_EXCEPTION)
-            failed = [future for future in under_way if future in done and future.exception() is not None]
-            if failed:
-                raise failed[0].exception() or AssertionError
+            wait(under_way, return_when=FIRST_EXCEPTION)
+            for future in under_way:
+                if future.done():
+                    future.result()
         except BaseException:
             for future in under_way:
                 future.cancel()

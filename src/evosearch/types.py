@@ -176,6 +176,14 @@ def concat(*populations: Population) -> Population:
     return replace(populations[0], **rows, genomes=sum((p.genomes for p in populations), ()))
 
 
+def concat_runs(
+    runs: Sequence[tuple[Population, dict[int, Population]]],
+) -> tuple[Population, dict[int, Population]]:
+    """Join what `Sampler.run` has returned of several micro-batches."""
+    ends, kept = zip(*runs, strict=True)
+    return concat(*ends), {level: concat(*(each[level] for each in kept)) for level in kept[0]}
+
+
 def new_ids(n: int, rng: torch.Generator) -> Tensor:
     """(n,) int64 identities; 63 random bits each, so that two never meet."""
     return torch.randint(0, 2**63 - 1, (n,), generator=rng, dtype=torch.int64)

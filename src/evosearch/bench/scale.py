@@ -241,11 +241,7 @@ def measured(pipe: RemotePipe, steps: int, batch_size: int, reward: str, rounds:
     def scores() -> Callable[[], Any]:
         seen, wait = sampler.decoding(end)
         wait()
-        asked = pipe.pool.submit(
-            "score", sampler.name, judge.key, end, seen[:, 0].tolist(), [_PROMPT] * len(p), batch_size,
-            about=(sampler.name, judge.key[0]),
-        )  # fmt: skip
-        return asked.result
+        return sampler.scoring(judge.key, seen[:, 0].tolist(), [_PROMPT] * len(p))
 
     def calls() -> float:
         start = time.perf_counter()

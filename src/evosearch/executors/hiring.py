@@ -80,9 +80,7 @@ def hire(pipe: Any, workers: int | Workers | None = None, **load_kwargs: Any) ->
         if asked.ray is not None:
             from evosearch.executors import rays
 
-            pool = stack.enter_context(
-                rays.pool(setup, asked.ray, asked.number, asked.deadline, asked.mixed, asked.insecure)
-            )
+            pool = stack.enter_context(rays.pool(setup, asked.ray, asked))
         else:
             number = max(1, devices) if asked.number is None else asked.number
             pool = Pool(processes.hire(setup, devices), number, deadline=asked.deadline, mixed=asked.mixed)

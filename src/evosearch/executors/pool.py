@@ -85,8 +85,7 @@ class Pool:
         self._listeners: list[Callable[[str, Mapping[str, Any]], None]] = []
         self._about: About | None = None
         self._error: BaseException | None = None
-        self._closed = False
-        self._alive = self._hired = 0
+        self._closed, self._alive = False, 0
         self._lanes, self._threads = dict[int, Lane](), list[threading.Thread]()
         self.width = max(1, self._wanted())
         with self._changed:
@@ -133,19 +132,18 @@ class Pool:
 
     def ask(self, method: str, *args: Any, about: tuple[str, ...]) -> Any:
         """The same, and wait for what it gives."""
-        return self.submit(method, *args, about=about).result()
+        return awaited(self.submit(method, *args, about=about))
 
-    def listen(self, listener: Callable[[str, Mapping[str, Any]], None]) -> None:
-        """Have what befalls workers told to a run."""
+    def listen(self, listener: Callable[[str, Mapping[str, Any]], None]) -> Callable[[], None]:
+        """Have what befalls workers told to a run; returns what ends that."""
         self._listeners.append(listener)
-
-    def deafen(self, listener: Callable[[str, Mapping[str, Any]], None]) -> None:
-        """The inverse of `listen`."""
-        self._listeners.remove(listener)
+        return lambda: self._listeners.remove(listener)
 
     def refresh(self) -> None:
         """Hire more where more are wanted by now."""
+        wanted = self._wanted()
         with self._changed:
+            self.width = max(self.width, wanted)
             self._fill()
 
     def close(self) -> None:
@@ -162,11 +160,9 @@ class Pool:
             thread.join(_PARTING)
 
     def _fill(self) -> None:
-        self.width = max(self.width, self._wanted())
         while self._alive < self.width and not self._closed:
             self._alive += 1
-            self._hired += 1
-            thread = threading.Thread(target=self._work, args=(self._hired - 1,), name="worker", daemon=True)
+            thread = threading.Thread(target=self._work, args=(len(self._threads),), name="worker", daemon=True)
             self._threads.append(thread)
             thread.start()
 

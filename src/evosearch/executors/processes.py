@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 import cloudpickle
 
 from evosearch.executors.pool import Lane, WorkerLost
-from evosearch.executors.worker import Setup, Worker, answer
+from evosearch.executors.worker import Desk, Setup
 
 _BEAT = b""
 _EVERY = 0.5  # seconds between signs of life, at least
@@ -68,7 +67,7 @@ class ProcessLane:
 
     def close(self) -> None:
         """See `evosearch.executors.pool.Lane`."""
-        self._process.kill()
+        self.stop()
         self._process.wait()
         self._pipe.close()
 
@@ -112,17 +111,9 @@ def main(handle: int) -> None:
     pipe = Connection(handle)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     with suppress(EOFError, OSError):
-        worker: Worker | None = None
-        setup, beats = pipe.recv_bytes(), _Beats(pipe)
+        desk = Desk(pipe.recv_bytes(), _Beats(pipe))
         while True:
-            question = pipe.recv_bytes()
-            if worker is None:
-                try:
-                    worker = Worker(cloudpickle.loads(setup), beats)
-                except Exception as error:
-                    pipe.send_bytes(pickle.dumps(("raised", error, str(error))))
-                    return
-            pipe.send_bytes(answer(worker, question))
+            pipe.send_bytes(desk(pipe.recv_bytes()))
 
 
 def _end_with_parent(parent: int) -> None:

@@ -6,7 +6,6 @@ Ray runs what anybody who reaches its ports sends it. So a cluster without a tok
 from __future__ import annotations
 
 import os
-import pickle
 import secrets
 import shutil
 import sys
@@ -18,13 +17,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from evosearch.checks import first_line
 from evosearch.executors.pool import Lane, Pool, WorkerLost
 from evosearch.executors.worker import Setup
+
+if TYPE_CHECKING:
+    from evosearch.executors.hiring import Workers
 
 _EVERY = 1.0  # seconds between looks at a worker that computes
 _JOINS = 2.0  # seconds between looks at who has joined
@@ -93,17 +95,12 @@ def _actor() -> Any:
         """A worker, and beside it what says whether it lives."""
 
         def __init__(self, setup: bytes) -> None:
-            self._setup, self._worker, self._beats = setup, None, 0
+            from evosearch.executors.worker import Desk
+
+            self._desk, self._beats = Desk(setup, self._beat), 0
 
         def do(self, question: bytes) -> bytes:
-            from evosearch.executors import worker
-
-            if self._worker is None:
-                try:
-                    self._worker = worker.Worker(cloudpickle.loads(self._setup), self._beat)
-                except Exception as error:
-                    return pickle.dumps(("raised", error, str(error)))
-            return worker.answer(self._worker, question)
+            return self._desk(question)
 
         @ray.method(concurrency_group="pulse")
         def pulse(self) -> int:
@@ -116,18 +113,13 @@ def _actor() -> Any:
 
 
 @contextmanager
-def pool(
-    setup: Setup, address: str, number: int | None, deadline: float | None, mixed: bool, insecure: bool
-) -> Generator[Pool]:
+def pool(setup: Setup, address: str, asked: Workers) -> Generator[Pool]:
     """Workers on a cluster, for the length of a ``with`` block; those that join later are hired, too.
 
     Args:
         setup: What they are to load.
         address: Of the cluster, ``auto`` for the one of this machine, ``local`` for one that is started here.
-        number: How many; one for each device by default.
-        deadline: See `evosearch.executors.hiring.Workers`.
-        mixed: See there.
-        insecure: See there.
+        asked: How many, and what else is asked of them.
 
     Raises:
         ValueError: Ray is not installed, there is no such cluster, or it has no token.
@@ -136,7 +128,7 @@ def pool(
         raise ValueError("ray needs Ray; install it with: pip install 'evosearch[ray]'")
     packed = cloudpickle.dumps(setup)
     with ExitStack() as stack:
-        ray: Any = stack.enter_context(_connected(address, insecure))
+        ray: Any = stack.enter_context(_connected(address, asked.insecure))
         devices = 1 if ray.cluster_resources().get("GPU", 0) else 0
 
         def room() -> int:
@@ -146,9 +138,10 @@ def pool(
             del index
             return RayLane(packed, devices, setup.threads)
 
-        if number is None and not room():
+        if asked.number is None and not room():
             raise ValueError(f"ray cluster {address!r} has neither a GPU nor a CPU to give; name another one")
-        workers = Pool(make, room if number is None else number, deadline=deadline, mixed=mixed)
+        width = room if asked.number is None else asked.number
+        workers = Pool(make, width, deadline=asked.deadline, mixed=asked.mixed)
         stack.callback(workers.close)
         stack.enter_context(_joined(workers.refresh))
         yield workers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -16,16 +15,16 @@ import torch
 from torch import Tensor
 
 from evosearch import rewards
-from evosearch.decoding import Decoded
+from evosearch.decoding import Decoded, eight_bit
 from evosearch.executors.pool import Deadly, Pool, awaited
-from evosearch.executors.worker import Asked, Opened
+from evosearch.executors.worker import Opened, Spec
 from evosearch.journal import unpacked
 from evosearch.metered import Ran
 from evosearch.rewards import TensorReward
 from evosearch.rewards.cache import leaves
 from evosearch.rewards.combined import Combined
 from evosearch.stepper import Stepper
-from evosearch.types import Population, concat
+from evosearch.types import Population, concat, concat_runs
 
 _TICKETS = count(1)
 _ROWS = dict[int, tuple["RemoteSampler", Population]]()
@@ -45,7 +44,7 @@ class RemotePipe:
 
     def sampler(self, **arguments: Any) -> RemoteSampler:
         """See `evosearch.resolve.sampler_of`."""
-        name = self.pool.define(Asked(arguments))
+        name = self.pool.define(Spec(arguments))
         return RemoteSampler(self.pool, (name,), self.pool.ask("open", name, about=(name,)))
 
 
@@ -66,8 +65,7 @@ class RemoteSampler(Stepper):
         self._pool, self._about, self._opened = pool, about, opened
         self.clean, self.own_solver = opened.start, opened.own_solver
         self.facts, self.frame_rate = opened.facts, opened.frame_rate
-        self._prices: tuple[float, ...] = ()
-        self.computed = self.model_passes = 0
+        self.computed = 0  # is counted where it is computed
 
     @property
     def name(self) -> str:
@@ -80,9 +78,8 @@ class RemoteSampler(Stepper):
         return self._pool.width
 
     def listen(self, listener: Callable[[str, Mapping[str, Any]], None]) -> Callable[[], None]:
-        """Have what befalls workers told; returns what ends that."""
-        self._pool.listen(listener)
-        return lambda: self._pool.deafen(listener)
+        """See `evosearch.executors.pool.Pool.listen`."""
+        return self._pool.listen(listener)
 
     def predict(self, p: Population) -> Population:
         """See `evosearch.sampler.BaseSampler.predict`."""
@@ -103,9 +100,8 @@ class RemoteSampler(Stepper):
 
     def decode(self, p: Population) -> Tensor:
         """See `evosearch.sampler.BaseSampler.decode`; of what is not finite, 0."""
-        parts = [self._ask("decode", _lean(batch), (), self.batch_size) for batch in p.split(self.batch_size)]
-        made = [self._got(part).samples for part in parts]
-        return torch.cat(made).float() / 255
+        asked = [self._submit("decode", _lean(batch), (), self.batch_size) for batch in p.split(self.batch_size)]
+        return torch.cat([awaited(each).samples for each in asked]).float() / 255
 
     def running(
         self,
@@ -117,18 +113,18 @@ class RemoteSampler(Stepper):
     ) -> Running:
         """Have a micro-batch run, or predicted where it stands; see `evosearch.metered`."""
         stops = None if through is None else list(through)
-        asked = self._ask("run", _lean(p), until, tuple(keep), eta, stops, self.batch_size)
-        return Running(self, p, until, tuple(keep), asked)
+        asked = self._submit("run", _lean(p), until, tuple(keep), eta, stops, self.batch_size)
+        return Running(p, until, tuple(keep), asked)
 
     def decoding(self, p: Population) -> tuple[Tensor, Callable[[], Decoded]]:
         """Have a micro-batch decoded; returns what stands for its samples, and what waits for them."""
         tickets = [next(_TICKETS) for _ in range(len(p))]
         lean = _lean(p)
-        asked = self._ask("decode", lean, tickets, self.batch_size)
+        asked = self._submit("decode", lean, tickets, self.batch_size)
         seen = torch.tensor(tickets)[:, None]
         _ROWS.update((ticket, (self, lean[[k]])) for k, ticket in enumerate(tickets))
         weakref.finalize(seen, _forget, tickets)
-        return seen, lambda: self._got(asked)
+        return seen, lambda: awaited(asked)
 
     def step(
         self, p: Population, eta: float | None = None, noise: Tensor | None = None, to: int | None = None
@@ -136,69 +132,61 @@ class RemoteSampler(Stepper):
         """See `evosearch.stepper.Stepper.step`; where the model is, as a run takes it there."""
         if self._opened.device == "cpu" or p.x0 is None or self.edits:
             return super().step(p, eta, noise, to)
-        moved: Population = self._got(self._ask("call", "step", p, eta, noise, to))
-        return moved
+        return self._call("step", p, eta, noise, to)
 
     def cached(self, cache: Any, prices: Sequence[float] = ()) -> Self:
         """See `evosearch.sampler.BaseSampler.cached`."""
-        name = self._pool.define(Asked({}, of=self._about[0], cache=cache, prices=tuple(prices)))
+        name = self._pool.define(Spec({}, of=self._about[0], cache=cache, prices=tuple(prices)))
         other = copy.copy(self)
-        other._about, other._prices = (name, *self._about), tuple(prices)
+        other._about, other.step_prices = (name, *self._about), tuple(prices)
         self._pool.ask("open", name, about=other._about)
         return other
 
     def prices(self, levels: Sequence[int]) -> list[float]:
         """See `evosearch.sampler.BaseSampler.prices`."""
-        return self._got(self._ask("call", "prices", list(levels)))
-
-    def cost(self, p: Population, until: int, through: Sequence[int] | None = None) -> int:
-        """See `evosearch.stepper.Stepper.cost`; with features reused, what it is likely to be."""
-        steps = super().cost(p[:1], until, through)
-        known = (*self._prices, *[self._prices[-1] if self._prices else 1.0] * steps)
-        return math.ceil(len(p) * sum(known[:steps]))
+        return self._call("prices", list(levels))
 
     def to_grid(self, x: Tensor) -> Tensor:
         """See `evosearch.stepper.Stepper.to_grid`."""
-        return self._got(self._ask("call", "to_grid", x))
+        return self._call("to_grid", x)
 
     def from_grid(self, x: Tensor) -> Tensor:
         """See `evosearch.stepper.Stepper.from_grid`."""
-        return self._got(self._ask("call", "from_grid", x))
+        return self._call("from_grid", x)
 
     def stock(self, p: Population) -> Tensor | None:
         """See `evosearch.pipeline.PipelineSampler.stock`."""
-        return self._got(self._ask("call", "stock", p))
+        return self._call("stock", p)
 
     def grad(self) -> Any:
         """Refused: a gradient needs the model here."""
         raise ValueError("searches by gradients need the model in the process that searches; leave out workers")
 
-    def scored(self, reward: tuple[str, int, float | None], tickets: list[int], prompts: list[str]) -> Tensor:
-        """What a reward says of what `decoding` has made."""
+    def scoring(
+        self, reward: tuple[str, int, float | None], tickets: list[int], prompts: list[str]
+    ) -> Callable[[], Tensor]:
+        """Have a reward score what `decoding` has made; returns what waits for it."""
         p = concat(*(_ROWS[ticket][1] for ticket in tickets))
-        asked = self._ask("score", reward, p, tickets, prompts, self.batch_size, about=(reward[0],))
-        return self._got(asked)
+        asked = self._submit("score", reward, p, tickets, prompts, self.batch_size, about=(reward[0],))
+        return lambda: awaited(asked)
 
     def _whole(self, p: Population, *asked: Any) -> tuple[Population, dict[int, Population]]:
-        parts = [self.running(batch, *asked) for batch in p.split(self.batch_size)]
-        done = [part() for part in parts]
-        ends, kept = [part.end for part in done], [part.kept for part in done]
-        return concat(*ends), {level: concat(*(part[level] for part in kept)) for level in kept[0]}
+        under_way = [self.running(batch, *asked) for batch in p.split(self.batch_size)]
+        return concat_runs([(ran.end, ran.kept) for ran in (wait() for wait in under_way)])
 
-    def _ask(self, method: str, *args: Any, about: tuple[str, ...] = ()) -> Future[Any]:
+    def _submit(self, method: str, *args: Any, about: tuple[str, ...] = ()) -> Future[Any]:
         return self._pool.submit(method, self._about[0], *args, about=(*self._about, *about))
 
-    def _got(self, asked: Future[Any]) -> Any:
-        return awaited(asked)
+    def _call(self, method: str, *args: Any) -> Any:
+        """What a method of the sampler gives there."""
+        return awaited(self._submit("call", method, *args))
 
 
 class Running:
     """A micro-batch that is under way; see `evosearch.metered.Pending`."""
 
-    def __init__(
-        self, sampler: RemoteSampler, p: Population, until: int, keep: tuple[int, ...], asked: Future[Any]
-    ) -> None:
-        self._sampler, self._p, self._until, self._keep, self._asked = sampler, p, until, keep, asked
+    def __init__(self, p: Population, until: int, keep: tuple[int, ...], asked: Future[Any]) -> None:
+        self._p, self._until, self._keep, self._asked = p, until, keep, asked
 
     def __call__(self) -> Ran:
         """What it came to; waits for it."""
@@ -246,9 +234,8 @@ class RemoteReward:
         try:
             if samples.dtype == torch.int64:
                 tickets = samples[:, 0].tolist()
-                return _ROWS[tickets[0]][0].scored(self.key, tickets, prompts)
-            seen = (samples * 255).round().to(torch.uint8)
-            return awaited(self._pool.submit("judge", self.key, seen, prompts, about=(self.key[0],)))
+                return _ROWS[tickets[0]][0].scoring(self.key, tickets, prompts)()
+            return self._pool.ask("judge", self.key, eight_bit(samples), prompts, about=(self.key[0],))
         except Deadly:
             return torch.full((len(samples),), torch.nan)
 

@@ -22,8 +22,7 @@ from evosearch.journal import packed
 from evosearch.memory import exhausted
 from evosearch.path import NoisePath
 from evosearch.progress import hush
-from evosearch.refusals import one_at_a_time
-from evosearch.resolve import is_sampler, sampler_of
+from evosearch.resolve import Traits, sampler_of, traits_of
 from evosearch.result import thumbnail
 from evosearch.rewards import TensorReward
 from evosearch.rewards.cache import leaves
@@ -60,18 +59,12 @@ class About(NamedTuple):
     """What a worker says of itself.
 
     Attributes:
-        suited: Steps and arguments that suit its pipeline.
-        one_at_a_time: Whether its pipeline decodes one sample at a time.
-        videos: Whether its pipeline makes videos; None where that is unknown.
-        sampler: Whether it has a sampler rather than a pipeline.
+        traits: Of its pipeline.
         device: Where it computes.
         same: What has to be the same in all workers.
     """
 
-    suited: dict[str, Any]
-    one_at_a_time: bool
-    videos: bool | None
-    sampler: bool
+    traits: Traits
     device: str
     same: dict[str, Any]
 
@@ -104,7 +97,7 @@ class Opened(NamedTuple):
     frame_rate: float
 
 
-class Asked(NamedTuple):
+class Spec(NamedTuple):
     """A sampler that is asked for: what `evosearch.resolve.sampler_of` takes.
 
     Or the same as another one (``of``), whose network takes features over from the step before.
@@ -141,16 +134,13 @@ class Worker:
 
     def about(self) -> About:
         """What there is to say of it."""
-        of_sampler = is_sampler(self.pipe)
+        traits = traits_of(self.pipe)
         device = torch.device(getattr(self.pipe, "device", None) or "cpu")
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "python": platform.python_version()}
-        weights = {} if of_sampler else {n: fingerprint(m) for n, m in networks(self.pipe).items()}
+        weights = {} if traits.sampler else {n: fingerprint(m) for n, m in networks(self.pipe).items()}
         return About(
-            suited={} if of_sampler else models.defaults(self.pipe),
-            one_at_a_time=one_at_a_time(self.pipe),
-            videos=None if of_sampler else models.makes_videos(self.pipe),
-            sampler=of_sampler,
+            traits=traits,
             device=kind,
             same=versions | {"threads": torch.get_num_threads(), "weights": weights},
         )
@@ -193,9 +183,9 @@ class Worker:
         """Decode, and keep the samples for a while under these numbers; with none, return them."""
         made = self._decoded(name, p, batch_size)
         assert made.samples is not None
-        small = [thumbnail(pictures(sample)) for sample in made.samples]
         if not tickets:
-            return made._replace(thumbnails=small)
+            return made
+        small = [thumbnail(pictures(sample)) for sample in made.samples]
         self._samples |= zip(tickets, made.samples, strict=True)
         while sum(sample.nbytes for sample in self._samples.values()) > _HELD and len(self._samples) > len(tickets):
             self._samples.popitem(last=False)
@@ -244,7 +234,7 @@ class Worker:
 
     def _sampler(self, name: str, batch_size: int | None = None) -> Any:
         if name not in self._samplers:
-            asked = cast(Asked, self._defined[name])
+            asked = cast(Spec, self._defined[name])
             if asked.of is None:
                 made = cast(Any, sampler_of(self.pipe, **asked.arguments))
             else:
@@ -255,7 +245,7 @@ class Worker:
                 self._samplers.popitem(last=False)
         self._samplers.move_to_end(name)
         own = self._samplers[name]
-        if batch_size is not None and own.batch_size != batch_size:
+        if batch_size is not None:
             own.batch_size = batch_size
         return own
 
@@ -267,23 +257,44 @@ class Worker:
         return self._rewards[key]
 
 
-def answer(worker: Worker, question: bytes) -> bytes:
-    """Have a worker do what it is asked, and say what came of it."""
-    definitions, method, args = pickle.loads(question)
-    try:
-        for name, value in definitions:
-            worker.define(name, value)
-        return pickle.dumps(("done", getattr(worker, method)(*args)))
-    except Exception as error:
-        told = "".join(traceback.format_exception(error))
-        if isinstance(error, RuntimeError) and not exhausted(error) and any(text in str(error) for text in _BROKEN):
-            return pickle.dumps(("broken", told))
-        # What Python itself objects to is a defect, of which all is to be told.
-        expected = not isinstance(error, ValueError | TypeError) or is_refusal(error)
+class Desk:
+    """Where questions come in and answers go out; the worker behind it begins with the first.
+
+    Args:
+        setup: Of the worker, pickled.
+        beat: See `Worker`.
+    """
+
+    def __init__(self, setup: bytes, beat: Callable[[], None]) -> None:
+        self._setup, self._beat = setup, beat
+        self._worker: Worker | None = None
+
+    def __call__(self, question: bytes) -> bytes:
+        """Have the worker do what it is asked, and say what came of it."""
+        if self._worker is None:
+            try:
+                self._worker = Worker(cloudpickle.loads(self._setup), self._beat)
+            except Exception as error:
+                return _raised(error, str(error))
+        definitions, method, args = pickle.loads(question)
         try:
-            return pickle.dumps(("raised", error if expected else None, told))
-        except Exception:  # it cannot be sent
-            return pickle.dumps(("raised", None, told))
+            for name, value in definitions:
+                self._worker.define(name, value)
+            return pickle.dumps(("done", getattr(self._worker, method)(*args)))
+        except Exception as error:
+            told = "".join(traceback.format_exception(error))
+            if isinstance(error, RuntimeError) and not exhausted(error) and any(text in str(error) for text in _BROKEN):
+                return pickle.dumps(("broken", told))
+            # What Python itself objects to is a defect, of which all is to be told.
+            expected = not isinstance(error, ValueError | TypeError) or is_refusal(error)
+            return _raised(error if expected else None, told)
+
+
+def _raised(error: Exception | None, told: str) -> bytes:
+    try:
+        return pickle.dumps(("raised", error, told))
+    except Exception:  # it cannot be sent
+        return pickle.dumps(("raised", None, told))
 
 
 def backends() -> dict[str, Any]:
