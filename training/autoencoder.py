@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from loop import Plan, ahead, averaged_weights, train
+from loop import Plan, ahead, averaged_weights, half, train
 from shapes_data import pictures
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ def build() -> AutoencoderKL:
     return model
 
 
-def fit(model: nn.Module, plan: Plan, checkpoint: Path, draw: Callable[[int], Tensor], half: bool = False) -> None:
+def fit(model: nn.Module, plan: Plan, checkpoint: Path, draw: Callable[[int], Tensor], bfloat16: bool = False) -> None:
     """Train on fresh samples: pixel and edge errors, and a light pull of the latents to a normal.
 
     Args:
@@ -39,13 +39,13 @@ def fit(model: nn.Module, plan: Plan, checkpoint: Path, draw: Callable[[int], Te
         plan: When to stop and how fast to learn.
         checkpoint: Where the stage keeps its weights.
         draw: Step number to samples, (N, 3, ..., 64, 64) in [-1, 1].
-        half: Whether to compute in bfloat16.
+        bfloat16: Whether to compute in bfloat16.
     """
     device = next(model.parameters()).device
 
     def loss(samples: Tensor) -> dict[str, Tensor]:
         samples = samples.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with half(device, bfloat16):
             posterior = model.encode(samples).latent_dist
             decoded = model.decode(posterior.sample()).sample
         pixels, edges = errors(decoded.float(), samples)

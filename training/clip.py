@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tokens
 import torch
-from loop import Plan, averaged_weights, train
+from loop import Plan, averaged_weights, half, train
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
@@ -59,7 +59,7 @@ def fit(model: CLIPModel, plan: Plan, checkpoint: Path, compiled: bool = False) 
 
     def loss(data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         pixels, captions = (part.to(model.device) for part in data)
-        with torch.autocast(model.device.type, torch.bfloat16):
+        with half(model.device):
             found = embed(input_ids=captions, pixel_values=pixels)
         logits = found.image_embeds.float() @ found.text_embeds.float().T * model.logit_scale.exp()
         target = torch.arange(len(logits), device=model.device)

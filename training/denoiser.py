@@ -8,7 +8,7 @@ import torch
 from autoencoder import encode
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from latents import examples
-from loop import Plan, averaged_weights, train
+from loop import Plan, averaged_weights, half, train
 from shapes_data import pictures
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -98,7 +98,7 @@ def fit(
         x0, timesteps, prompts = (part.to(device) for part in data)
         eps = torch.randn_like(x0)
         velocity = noise.get_velocity(x0, eps, timesteps)
-        with torch.autocast(device.type, torch.bfloat16):
+        with half(device):
             predicted = predict(noise.add_noise(x0, eps, timesteps), timesteps, prompts)
         error = predicted.float() - velocity
         # In terms of x0, velocity weighs errors by 1 / sigma²; five is enough, or faint noise takes over.

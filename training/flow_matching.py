@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from loop import Plan, train
+from loop import Plan, half, train
 from torch import Tensor, nn
 
 BATCH = 64
@@ -48,7 +48,7 @@ def fit(
         x0, times = data[0].to(device), data[1].to(device)
         prompts = {name: rows.to(device) for name, rows in data[2].items()}
         eps, t = torch.randn_like(x0), times.view(-1, *(1,) * (x0.ndim - 1))
-        with torch.autocast(device.type, torch.bfloat16):
+        with half(device):
             velocity = predict((1 - t) * x0 + t * eps, times, prompts)
         return {"loss": (velocity.float() - (eps - x0)).square().mean()}
 

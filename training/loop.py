@@ -162,6 +162,12 @@ class Optimiser:
             part.state[own][moment] = value.to(own.device)
 
 
+def half(device: torch.device, wanted: bool = True) -> torch.autocast:
+    """Compute in bfloat16 within, if wanted and where the device does so faster: CPUs without AVX512 emulate it."""
+    fast = device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "SVE"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and fast)
+
+
 def ahead(make: Callable[[int], T], start: int, depth: int = 4) -> Iterator[T]:
     """Yield make(start), make(start + 1), ... for ever, made up to `depth` ahead in a background thread."""
     with ThreadPoolExecutor(1) as pool:

@@ -30,13 +30,13 @@ def main() -> None:
     if "stills" in command.stages:
         model = command.start(video_autoencoder.build, video_autoencoder.restore)
         plan = command.plan(1e-3, steps=970, muon=10)
-        autoencoder.fit(model, plan, stills, partial(video_autoencoder.stills, plan.seed), half=True)
+        autoencoder.fit(model, plan, stills, partial(video_autoencoder.stills, plan.seed), bfloat16=True)
     if "films" in command.stages:
         model = command.start(video_autoencoder.build, video_autoencoder.restore)
         if stills.exists():
             model.load_state_dict(averaged_weights(stills))
         plan = command.plan(5e-4, steps=960, muon=10)
-        autoencoder.fit(model, plan, films, partial(video_autoencoder.films, plan.seed), half=True)
+        autoencoder.fit(model, plan, films, partial(video_autoencoder.films, plan.seed), bfloat16=True)
     if "transformer" in command.stages:
         vae = video_autoencoder.load(trained(films, command.out / "vae"), command.device, command.out)
         model = command.start(video_transformer.VideoTransformer, video_transformer.restore)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
-from loop import ahead, averaged_weights
+from loop import ahead, averaged_weights, half
 from shapes_data import clips, pictures
 from torch import Tensor, nn
 
@@ -74,7 +74,7 @@ def load(checkpoint: Path, device: torch.device, folder: Path) -> AutoencoderKLW
 
 def encode(model: AutoencoderKLWan, videos: Tensor) -> Tensor:
     """Mean latents of clips in [-1, 1], normalised, (N, 16, 3, 8, 8)."""
-    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16):
+    with torch.inference_mode(), half(model.device):
         latents = model.encode(videos.to(model.device)).latent_dist.mean.float()
     mean, deviation = (
         torch.tensor(model.config[name], device=latents.device)[:, None, None, None]
