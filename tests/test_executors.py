@@ -93,7 +93,7 @@ def test_a_budget_ends_it_at_the_same_sample(two, name, budget):
 
 
 def test_the_clock_ends_it_and_keeps_what_is_there(two, tmp_path):
-    asked = {"pipe": two, "algorithm": "best_of_n", "budget": "0.5s", "run_dir": tmp_path / "run"}
+    asked = {"pipe": two, "algorithm": "best_of_n", "n": 10_000, "budget": "0.5s", "run_dir": tmp_path / "run"}
     result = toy.found(**asked)
     assert result.cost.seconds >= 0.5 and result.best.reward >= result.plain.reward
     again = toy.found(**asked, resume=True)
@@ -364,7 +364,7 @@ def written(folder):
 
 def test_ctrl_c_waits_for_the_micro_batches_at_hand(tmp_path):
     command = [str(Path(sys.executable).with_name("evosearch")), "generate", *PROMPTS[:1], "--model", "shapes-flow"]
-    command += ["--budget", "60x", "--steps", "8", "--batch-size", "4", "--quiet", "--workers", "2"]
+    command += ["--budget", "24x", "--steps", "8", "--batch-size", "4", "--quiet", "--workers", "2"]
     subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True)
     running = subprocess.Popen([*command, "--out", tmp_path / "run"], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120

@@ -214,6 +214,14 @@ class Meter:
         if not self.pays(usd):
             raise BudgetExhausted("usd")
 
+    def affords(self, *, nfe: int = 0, reward_calls: int = 0) -> bool:
+        """Whether all of this may be spent."""
+        try:
+            self.afford(nfe=nfe, reward_calls=reward_calls)
+        except BudgetExhausted:
+            return False
+        return True
+
     def pays(self, usd: float) -> bool:
         """Whether the budget's money, if it has any, is enough for so much more."""
         return self.budget.usd is None or self.cost.usd + usd <= self.budget.usd

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cached_property
-from typing import Any, NamedTuple, Protocol, Self, cast
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from evosearch.budget import Meter
 from evosearch.decoding import Decoded, exactly, told_apart
 from evosearch.journal import Answer, Call, Journal, asks, packed, unpacked
+from evosearch.turns import Batch, Done, Pending, Ran, Turns
 from evosearch.types import Population, Sampler, concat, concat_runs
 
 
@@ -42,38 +42,6 @@ class Source:
         return None if self.call is None else self.call.told
 
 
-class Ran(NamedTuple):
-    """What a micro-batch came to.
-
-    Attributes:
-        end: Where it stands.
-        kept: The states that were to be kept, by level.
-        nfe: Denoising steps that were computed.
-        passes: The same, with those of guidance.
-        edits: Whether the pipeline edits its states.
-        batch_size: Particles that memory suffices for.
-    """
-
-    end: Population
-    kept: dict[int, Population]
-    nfe: int
-    passes: int
-    edits: bool
-    batch_size: int
-
-
-class Pending(Protocol):
-    """A micro-batch that is under way elsewhere."""
-
-    def __call__(self) -> Ran:
-        """What it came to; waits for it."""
-        ...
-
-    def cancel(self) -> bool:
-        """Leave it, unless it has begun; whether that could be done."""
-        ...
-
-
 class MeteredSampler:
     """A sampler that charges a meter, micro-batch by micro-batch, and rounds samples to 8 bits.
 
@@ -84,9 +52,10 @@ class MeteredSampler:
         tick: Called after every micro-batch, once it is journaled.
 
     Attributes:
-        ahead: Micro-batches that may be under way at a time.
         journal: What was given before.
         shows: Whether the search looks at samples itself.
+        elsewhere: Whether others compute.
+        scoring: Where they do, has what stands for decoded samples scored before anybody asks for it.
     """
 
     def __init__(
@@ -99,10 +68,16 @@ class MeteredSampler:
         self.renoise, self.noise = sampler.renoise, sampler.noise
         self.to_grid, self.from_grid = sampler.to_grid, sampler.from_grid
         self.journal, self.shows = Journal(), False
-        self.ahead = max(1, 2 * int(getattr(sampler, "workers", 0)))
+        self.elsewhere = hasattr(sampler, "running")
+        self.scoring: Callable[[Tensor], Any] = lambda _: None
         self._size = sampler.batch_size
-        self._sources = WeakTensorKeyDictionary()
+        self._sources, self._decodings = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self._backward = False
+
+    @property
+    def ahead(self) -> int:
+        """Micro-batches that may be under way at a time."""
+        return max(1, 2 * int(getattr(self._own, "workers", 0)))
 
     @property
     def edits(self) -> bool:
@@ -169,7 +144,7 @@ class MeteredSampler:
             decoded = Decoded(None, list(map(bytes.fromhex, facts["digests"])), torch.tensor(facts["whole"]))
             return self._standing_for(p, torch.zeros(len(p), 3, 1, 1), lambda: decoded, call)
         if hasattr(self._own, "decoding") and not self.shows:
-            seen, wait = cast(Any, self._own).decoding(p)
+            seen, wait = self._decodings.pop(p.x, None) or self._decoding(p)
             return self._standing_for(p, seen, lambda: self._noticed(p, wait()), call)
         exact, whole = exactly(self._own, p, again=not self._backward)
         decoded = self._noticed(p, told_apart(exact, whole))
@@ -203,6 +178,16 @@ class MeteredSampler:
         """What these very samples were decoded from; None if they are not from `decode`."""
         return self._sources.get(samples)
 
+    def runs(
+        self, batches: Iterable[Population], until: int, keep: Sequence[int] = (), eta: float | None = None
+    ) -> Turns:
+        """Run micro-batches that are to be scored."""
+        asked = until, tuple(keep), eta, None
+        drawn = (Batch(p, asks(p, *asked), self.cost(p, until), len(p)) for p in batches)
+        work = lambda p: self._own.run(p, until, keep, eta)  # noqa: E731
+        follow = None if self.shows or not hasattr(self._own, "decoding") else self._decoding
+        return self._turns(_Task(asked, work, follow), drawn)
+
     def _charged(
         self,
         p: Population,
@@ -210,64 +195,59 @@ class MeteredSampler:
         work: Callable[[Population], tuple[Population, dict[int, Population]]],
         asked: tuple[Any, ...],
     ) -> tuple[Population, dict[int, Population]]:
-        """Do, or be told, what is asked: until which level, which states to keep, and how.
-
-        Where there are several to do it, more than one micro-batch is under way. They are charged and journaled in
-        turn, as if there were one.
-        """
+        """Do, or be told, what is asked: until which level, which states to keep, and how."""
         self._meter.afford(nfe=cost)
-        parts, waiting = list[Ran](), deque[_Begun]()
-        try:
-            for batch in p.split(self.batch_size):
-                if len(waiting) == self.ahead:
-                    parts.append(self._done(waiting.popleft()))
-                begun = self._begun(batch, cost * len(batch) // len(p), work, asked)
-                if begun.call is not None and begun.call.told is not None:
-                    parts += [self._done(waiting.popleft()) for _ in range(len(waiting))]
-                    parts.append(self._done(begun))
-                else:
-                    waiting.append(begun)
-            while waiting:
-                parts.append(self._done(waiting.popleft()))
-        except BaseException:
-            self._leave(waiting)
-            raise
-        return concat_runs([(part.end, part.kept) for part in parts])
+        batches = (Batch(batch, asks(batch, *asked), cost * len(batch) // len(p)) for batch in p.split(self.batch_size))
+        with self._turns(_Task(asked, work, paid=True), batches) as runs:
+            return concat_runs([*runs])
 
-    def _begun(
-        self,
-        batch: Population,
-        cost: int,
-        work: Callable[[Population], tuple[Population, dict[int, Population]]],
-        asked: tuple[Any, ...],
-    ) -> _Begun:
-        meter, own, words = self._meter, cast(Any, self._own), asks(batch, *asked)
-        if self._backward or not self.journal.expects("run", words):
-            meter.afford()
-        meter.start()
-        call = None if self._backward else self.journal.call("run", words)
-        if call is not None and (told := call.told) is not None:
-            part = unpacked(batch, asked[0], asked[1], told.tensors)
-            facts = told.facts
-            ran = Ran(*part, facts["nfe"], facts["passes"], facts["edits"], facts["batch_size"])
-            return _Begun(batch, call, lambda: ran)
+    def _turns(self, task: _Task, batches: Iterable[Batch]) -> Turns:
+        begin, done = partial(self._begin, task), partial(self._done, task)
+        return Turns(batches, begin, done, ahead=self.ahead, elsewhere=self.elsewhere)
+
+    def _decoding(self, p: Population) -> tuple[Tensor, Callable[[], Decoded]]:
+        return cast(Any, self._own).decoding(p, self.scoring)
+
+    def _expects(self, batch: Batch) -> bool:
+        """Whether the journal knows what the next call gives, this one."""
+        return not self._backward and self.journal.expects("run", batch.words)
+
+    def _begin(self, task: _Task, batch: Batch, before: Sequence[Batch]) -> bool:
+        """Begin one ahead of its turn, if the budget is likely to pay for it beside those before it."""
+        together = [*before, batch]
+        nfe = 0 if task.paid else sum(each.cost for each in together)
+        scored = sum(each.scored for each in together)
+        if self._expects(batch) or not self._meter.affords(nfe=nfe, reward_calls=scored):
+            return False
+        self._meter.start()
+        batch.pending = self._under_way(task, batch)
+        return True
+
+    def _under_way(self, task: _Task, batch: Batch) -> Pending:
+        own, following = cast(Any, self._own), {} if task.follow is None else {"then": task.follow}
         if hasattr(own, "running"):
-            return _Begun(batch, call, own.running(batch, *asked))
+            return own.running(batch.p, *task.asked, **following)
+        before = [getattr(own, name, 0) for name in ("computed", "model_passes")]
+        part = task.work(batch.p)
+        nfe = getattr(own, "computed", before[0] + batch.cost) - before[0]
+        passes = getattr(own, "model_passes", before[1] + nfe) - before[1]
+        return Done(Ran(*part, nfe, passes, own.edits, own.batch_size))
 
-        def here() -> Ran:
-            before = [getattr(own, name, 0) for name in ("computed", "model_passes")]
-            part = work(batch)
-            nfe = getattr(own, "computed", before[0] + cost) - before[0]
-            passes = getattr(own, "model_passes", before[1] + nfe) - before[1]
-            return Ran(*part, nfe, passes, own.edits, own.batch_size)
-
-        return _Begun(batch, call, here)
-
-    def _done(self, begun: _Begun) -> Ran:
-        """Wait for a micro-batch, charge it, and keep what it came to."""
-        meter, own, call = self._meter, cast(Any, self._own), begun.call
+    def _done(self, task: _Task, batch: Batch) -> tuple[Population, dict[int, Population]]:
+        """What a micro-batch comes to, in its turn: wait for it, charge it, and keep that."""
+        meter, own = self._meter, cast(Any, self._own)
+        if not self._expects(batch):
+            meter.afford(nfe=0 if task.paid else batch.cost)
+        meter.start()
+        call = None if self._backward else self.journal.call("run", batch.words)
         told = None if call is None else call.told
-        ran = begun.work()
+        if told is not None:
+            until, keep, *_ = task.asked
+            facts = told.facts
+            part = unpacked(batch.p, until, keep, told.tensors)
+            ran = Ran(*part, facts["nfe"], facts["passes"], facts["edits"], facts["batch_size"])
+        else:
+            ran = (batch.pending or self._under_way(task, batch))()
         meter.nfe += ran.nfe
         meter.model_passes += 3 * ran.passes if self._backward else ran.passes
         meter.tick(None if told is None else told.seconds)
@@ -279,22 +259,24 @@ class MeteredSampler:
                 self.journal.event("out of memory", {"batch_size": ran.batch_size})
         if told is None and call is not None:
             facts = {"nfe": ran.nfe, "passes": ran.passes, "edits": ran.edits, "batch_size": ran.batch_size}
-            self.journal.keep(call, Answer(meter.seconds, facts, packed(begun.batch, ran.end, ran.kept)))
+            self.journal.keep(call, Answer(meter.seconds, facts, packed(batch.p, ran.end, ran.kept)))
+        if ran.decoding is not None:
+            self._decodings[ran.end.x] = ran.decoding
         self._tick()
-        return ran
-
-    def _leave(self, waiting: deque[_Begun]) -> None:
-        """Those that have begun are paid for: they are waited for, and kept. The others are left."""
-        while waiting and getattr(waiting[-1].work, "cancel", lambda: True)():
-            waiting.pop()
-        with suppress(Exception, KeyboardInterrupt):  # what went wrong first is what is told
-            while waiting:
-                self._done(waiting.popleft())
+        return ran.end, ran.kept
 
 
-class _Begun(NamedTuple):
-    """A micro-batch that has begun, or is done when it is asked for."""
+class _Task(NamedTuple):
+    """What is done with each micro-batch of a call: the same thing, here or elsewhere.
 
-    batch: Population
-    call: Call | None
-    work: Callable[[], Ran]
+    Attributes:
+        asked: Until which level, which states to keep, and how.
+        work: Does it here.
+        follow: Asks for what follows on it, once it is done.
+        paid: Whether the budget was asked about all of them together.
+    """
+
+    asked: tuple[Any, ...]
+    work: Callable[[Population], tuple[Population, dict[int, Population]]]
+    follow: Callable[[Population], Any] | None = None
+    paid: bool = False

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from evosearch.budget import BudgetExhausted, Meter
+from evosearch.budget import Meter
 from evosearch.hacking import Watch
 from evosearch.journal import Answer
 from evosearch.judging import brought_together, elsewhere, heard, spent
@@ -50,8 +50,8 @@ class _Said(NamedTuple):
 class MeteredReward:
     """A reward bound to its prompt, charged, checked, and with the best samples kept as they are scored.
 
-    What computes elsewhere than the model, or over a network, scores one batch while the next is made. The thread that
-    does so only asks the reward: all that is counted or kept is so in turn, by the thread that searches.
+    What computes elsewhere than the model, or over a network, scores one batch while the next is made. All that is
+    counted or kept is so in turn, by the thread that searches.
 
     Args:
         reward: ``(samples, prompts) -> (N,)``, or (N, R) of several unweighted.
@@ -66,6 +66,7 @@ class MeteredReward:
     Attributes:
         invalid: How many samples it had nothing finite to say of.
         watch: Where held-out rewards are to see what was the best on the way, keeps that.
+        overlaps: Whether something else can be done while it scores.
     """
 
     def __init__(
@@ -85,9 +86,11 @@ class MeteredReward:
         self._most: int | None = None  # samples that it scores at a time, where memory does not suffice for all
         self.watch: Watch | None = None
         self.differentiable = bool(getattr(reward, "differentiable", False))
-        self.overlaps = device is not None and all(elsewhere(part, device) for part in leaves(reward))
-        self._ahead = sampler.ahead  # batches that may be under way at a time
-        self._threads: ThreadPoolExecutor | None = None
+        far = device is not None and all(elsewhere(part, device) for part in leaves(reward))
+        self.overlaps, self._far = far or sampler.elsewhere, far
+        if all(hasattr(part, "begin_scoring") for part in leaves(reward)):
+            sampler.scoring = self._begin_scoring
+        self._thread: ThreadPoolExecutor | None = None
         self._queue = deque[_Going]()
 
     def __call__(self, samples: Tensor) -> Tensor:
@@ -98,74 +101,58 @@ class MeteredReward:
         return self.begin(samples)()
 
     def begin(self, samples: Tensor) -> Callable[[], Tensor]:
-        """Start to score samples, once there is room for them; what is returned waits for their scores."""
-        while len(self._queue) >= self._ahead:
-            self._settle(self._queue[0])
+        """Start to score samples; what is returned waits for their scores."""
         going = _Going(samples, self._sampler.source(samples), self._settle)
-        # What is told of several goes by the clock at once, by which is decided whether there is time for more.
-        if self._threads is None or samples.requires_grad or (going.told is not None and self._ahead > 1):
-            self._settle()
-            self._start(going)
+        if samples.dtype == torch.int64:  # they are not here, and are being scored
+            self._queue.append(going)
+            return going
+        self._settle()
+        self._start(going)
+        if self._thread is None or samples.requires_grad or going.told is not None:
             going.said = self._timed(going)
             self._note(going)
-            return going
-        self._queue.append(going)
-        if self._ahead == 1:
-            self._start_those_waiting()
-            if going.error is not None:
-                self._settle()
+        else:
+            self._queue.append(going)
+            going.scored = self._thread.submit(partial(copy_context().run, _as_here(self._timed), going))
         return going
 
     @contextmanager
     def working(self) -> Generator[None]:
         """Within, batches may overlap. At the end, what is being scored is waited for, since it is paid for."""
-        several = self.overlaps or self._ahead > 1
-        with ThreadPoolExecutor(self._ahead, "reward") if several else nullcontext() as self._threads:
+        with ThreadPoolExecutor(1, "reward") if self._far else nullcontext() as self._thread:
             try:
                 yield
-            except BudgetExhausted:
-                self._settle()
-                raise
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     for part in leaves(self._own):
                         getattr(part, "cancel", lambda: None)()
                 with suppress(Exception):  # what went wrong first is what is told
-                    self._settle()
+                    self._settle_paid()
                 raise
             else:
-                self._settle()
+                self._settle_paid()
             finally:
-                self._threads = None
+                self._thread = None
+
+    def _settle_paid(self) -> None:
+        self._queue = deque(going for going in self._queue if going.scored is not None)
+        self._settle()
 
     def _settle(self, upto: _Going | None = None) -> None:
         """Take note of those begun, in turn, up to one of them."""
         while self._queue and (upto is None or upto.values is None):
-            self._start_those_waiting()
             first = self._queue.popleft()
-            if first.error is not None:
-                raise first.error
-            assert first.scored is not None
-            first.said = first.scored.result()
+            if first.scored is None:
+                self._start(first)
+                first.said = self._timed(first)
+            else:
+                first.said = first.scored.result()
             self._note(first)
 
-    def _start_those_waiting(self) -> None:
-        """In turn, but none that shares a sample with one under way: it costs nothing once that is known."""
-        under_way = set[bytes]()
-        for going in self._queue:
-            if going.error is not None:
-                break
-            if going.scored is None:
-                try:
-                    if not under_way.isdisjoint(going.digests):
-                        break
-                    self._start(going)
-                except Exception as error:  # it is raised in its turn
-                    going.error = error
-                    break
-                assert self._threads is not None
-                going.scored = self._threads.submit(partial(copy_context().run, _as_here(self._timed), going))
-            under_way.update(going.digests)
+    def _begin_scoring(self, seen: Tensor) -> None:
+        """Have samples scored of which ``seen`` is all that is here, before their turn; called by another thread."""
+        for part in leaves(self._own):
+            part.begin_scoring(seen, [self._prompt] * len(seen))
 
     def _start(self, going: _Going) -> None:
         """Charge it; or `BudgetExhausted`."""
@@ -293,7 +280,6 @@ class _Going:
         new: What there is to do for it.
         scored: Its scoring, once that has begun.
         said: What the reward said.
-        error: Why it could not begin.
         values: Its scores, once they are noted.
     """
 
@@ -302,7 +288,6 @@ class _Going:
         self.new = Unknown(0, 0.0)
         self.scored: Future[_Said] | None = None
         self.said: _Said | None = None
-        self.error: Exception | None = None
         self.values: Tensor | None = None
 
     @property
@@ -318,8 +303,6 @@ class _Going:
     def __call__(self) -> Tensor:
         """Its scores."""
         self._settle(self)
-        if self.error is not None:
-            raise self.error
         assert self.values is not None
         return self.values
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,9 +23,7 @@ def score(p: Population, sampler: Sampler, reward: Reward) -> Population:
 def roll_out(
     p: Population, sampler: Sampler, reward: Reward, keep: Sequence[int] = (), eta: float | None = None
 ) -> tuple[Population, dict[int, Population]]:
-    """Denoise to the end and score; a reward that ``overlaps`` scores a micro-batch while the next is denoised.
-
-    A counted budget refuses it whole, before its first micro-batch; where scoring overlaps, by the micro-batch.
+    """Denoise to the end and score, see `rolled_out`.
 
     Args:
         p: Particles at a level below the last.
@@ -37,15 +35,41 @@ def roll_out(
     Returns:
         The finished particles with their rewards, and a dictionary of those at the levels in ``keep``.
     """
-    if not getattr(reward, "overlaps", False):
-        end, kept = sampler.run(p, sampler.steps, keep, eta)
-        return score(end, sampler, reward), kept
-    runs, waiting = list[tuple[Population, dict[int, Population]]](), list[Callable[[], Tensor]]()
-    for batch in p.split(sampler.batch_size):
-        runs.append(sampler.run(batch, sampler.steps, keep, eta))
-        waiting.append(_begun(runs[-1][0], sampler, reward))
-    end, kept = concat_runs(runs)
-    return replace(end, reward=torch.cat([scores() for scores in waiting]).float()), kept
+    return concat_runs(list(rolled_out(p.split(sampler.batch_size), sampler, reward, keep, eta)))
+
+
+def rolled_out(
+    batches: Iterable[Population],
+    sampler: Sampler,
+    reward: Reward,
+    keep: Sequence[int] = (),
+    eta: float | None = None,
+) -> Iterator[tuple[Population, dict[int, Population]]]:
+    """Denoise micro-batches to the end and score them, one after the other, each as far as the budget pays for it.
+
+    While one is scored elsewhere than by the model, the next is denoised.
+
+    Args:
+        batches: Particles, drawn as there is room for them.
+        sampler: As for `roll_out`.
+        reward: As for `roll_out`.
+        keep: As for `roll_out`.
+        eta: As for `roll_out`.
+
+    Yields:
+        What `roll_out` returns, of each.
+    """
+    if not hasattr(sampler, "runs"):
+        for batch in batches:
+            end, kept = sampler.run(batch, sampler.steps, keep, eta)
+            yield score(end, sampler, reward), kept
+        return
+    with cast(Any, sampler).runs(batches, sampler.steps, keep, eta) as runs:
+        for end, kept in runs:
+            scores = _begun(end, sampler, reward)
+            if getattr(reward, "overlaps", False):
+                runs.begin()
+            yield replace(end, reward=scores().float()), kept
 
 
 def _begun(batch: Population, sampler: Sampler, reward: Any) -> Callable[[], Tensor]:

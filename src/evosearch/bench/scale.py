@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from statistics import median
 from typing import Any, cast
@@ -21,6 +22,7 @@ from typing import Any, cast
 from evosearch.budget import Budget
 from evosearch.declaration import Wave
 from evosearch.executors.hiring import hire
+from evosearch.executors.pool import awaited
 from evosearch.executors.remote import RemotePipe, RemoteReward, remote
 from evosearch.resolve import algorithm_of, knobs_of
 from evosearch.rewards import resolve
@@ -241,7 +243,7 @@ def measured(pipe: RemotePipe, steps: int, batch_size: int, reward: str, rounds:
     def scores() -> Callable[[], Any]:
         seen, wait = sampler.decoding(end)
         wait()
-        return sampler.scoring(judge.key, seen[:, 0].tolist(), [_PROMPT] * len(p))
+        return partial(awaited, sampler.scoring(judge.key, seen[:, 0].tolist(), [_PROMPT] * len(p)))
 
     def calls() -> float:
         start = time.perf_counter()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from itertools import count
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import cloudpickle
 
@@ -24,6 +24,9 @@ STARTING = 1800.0  # of a worker that loads a model
 _LEAST, _TIMES = 60.0, 20  # a deadline is so many times the longest silence of those that came to an end
 _PARTING = 15.0  # seconds until one that does not end is left to the end of this process
 _TRIES = 3  # workers that one question may cost, and workers in a row that do not start
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class WorkerLost(RuntimeError):
@@ -51,8 +54,9 @@ class Lane(Protocol):
 
 
 class _Job:
-    def __init__(self, method: str, args: tuple[Any, ...], about: tuple[str, ...]) -> None:
-        self.method, self.args, self.about = method, args, about
+    def __init__(self, method: str, args: tuple[Any, ...], about: tuple[str, ...], soon: bool = False) -> None:
+        self.method, self.args, self.about, self.soon = method, args, about, soon
+        self.asker = threading.get_ident()
         self.future = Future[Any]()
         self.deaths = 0
 
@@ -114,15 +118,17 @@ class Pool:
             ) from error
         return name
 
-    def submit(self, method: str, *args: Any, about: tuple[str, ...]) -> Future[Any]:
+    def submit(self, method: str, *args: Any, about: tuple[str, ...], soon: bool = False) -> Future[Any]:
         """Have a method of some worker called.
 
         Args:
             method: Of `evosearch.executors.worker.Worker`.
             *args: For it.
             about: What `define` has named, and they go by; the first is asked of who knows it already, if free.
+            soon: Before all that is not: it ends what was begun earlier. What follows an answer (see `followed`) goes
+                to who gave it, if it can.
         """
-        job = _Job(method, args, about)
+        job = _Job(method, args, about, soon)
         with self._changed:
             if self._error is not None and not self._alive:
                 raise self._error
@@ -226,33 +232,39 @@ class Pool:
             self._changed.notify_all()
 
     def _serve(self, lane: Lane, known: set[str]) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._closed)
-                if self._closed:
-                    return
-                job = next((job for job in self._jobs if not job.about or job.about[0] in known), self._jobs[0])
-                self._jobs.remove(job)
-            if not job.deaths and not job.future.set_running_or_notify_cancel():
-                continue
-            try:
-                given = self._asked(lane, job, known)
-            except WorkerLost as error:
-                job.deaths += 1
-                if self._closed:
-                    job.future.set_exception(error)
-                elif job.deaths < _TRIES:
-                    with self._changed:
-                        self._jobs.appendleft(job)
-                        self._changed.notify_all()
-                else:
-                    sentence = f"{job.method} has cost {job.deaths} workers their lives; the last: {error}"
-                    job.future.set_exception(Deadly(sentence))
-                raise
-            except BaseException as error:
+        while self._served(lane, known):
+            pass
+
+    def _served(self, lane: Lane, known: set[str]) -> bool:
+        """Wait for a question, and have it answered; whether there may be another."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            if self._closed:
+                return False
+            me = threading.get_ident()
+            job = max(self._jobs, key=lambda job: (job.soon, job.asker == me, known.issuperset(job.about[:1])))
+            self._jobs.remove(job)
+        if not job.deaths and not job.future.set_running_or_notify_cancel():
+            return True
+        try:
+            given = self._asked(lane, job, known)
+        except WorkerLost as error:
+            job.deaths += 1
+            if self._closed:
                 job.future.set_exception(error)
+            elif job.deaths < _TRIES:
+                with self._changed:
+                    self._jobs.appendleft(job)
+                    self._changed.notify_all()
             else:
-                job.future.set_result(given)
+                sentence = f"{job.method} has cost {job.deaths} workers their lives; the last: {error}"
+                job.future.set_exception(Deadly(sentence))
+            raise
+        except BaseException as error:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(given)
+        return True
 
     def _patience(self, loads: bool) -> float:
         if loads:
@@ -283,6 +295,20 @@ class Pool:
     def _tell(self, kind: str, **facts: Any) -> None:
         for listener in list(self._listeners):
             listener(kind, facts)
+
+
+def followed(asked: Future[T], then: Callable[[T], R]) -> Future[R]:
+    """What is made of an answer by the thread that hears it, before that takes up anything else."""
+    made = Future[R]()
+
+    def heard(asked: Future[T]) -> None:
+        try:
+            made.set_result(then(asked.result()))
+        except BaseException as error:
+            made.set_exception(error)
+
+    asked.add_done_callback(heard)
+    return made
 
 
 def awaited(future: Future[Any]) -> Any:

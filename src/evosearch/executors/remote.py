@@ -6,7 +6,7 @@ import copy
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from inspect import getattr_static
 from itertools import count
 from typing import Any, Self
@@ -16,19 +16,35 @@ from torch import Tensor
 
 from evosearch import rewards
 from evosearch.decoding import Decoded, eight_bit
-from evosearch.executors.pool import Deadly, Pool, awaited
+from evosearch.executors.pool import Deadly, Pool, awaited, followed
 from evosearch.executors.worker import Opened, Spec
 from evosearch.journal import unpacked
-from evosearch.metered import Ran
 from evosearch.rewards import TensorReward
 from evosearch.rewards.cache import leaves
 from evosearch.rewards.combined import Combined
 from evosearch.stepper import Stepper
+from evosearch.turns import Ran
 from evosearch.types import Population, concat, concat_runs
 
 _TICKETS = count(1)
-_ROWS = dict[int, tuple["RemoteSampler", Population]]()
-"""What a ticket stands for: one decoded particle, as long as somebody may ask for its score."""
+
+
+@dataclass
+class _Row:
+    """What a ticket stands for: one decoded particle, as long as somebody may ask for its score.
+
+    Attributes:
+        sampler: Of which it is.
+        p: A population of one.
+        under_way: Scores of the tickets that it is the first of, asked for ahead, by reward.
+    """
+
+    sampler: RemoteSampler
+    p: Population
+    under_way: dict[Any, tuple[list[int], Future[Tensor]]] = field(default_factory=dict[Any, Any])
+
+
+_ROWS = dict[int, _Row]()
 
 
 class RemotePipe:
@@ -100,7 +116,8 @@ class RemoteSampler(Stepper):
 
     def decode(self, p: Population) -> Tensor:
         """See `evosearch.sampler.BaseSampler.decode`; of what is not finite, 0."""
-        asked = [self._submit("decode", _lean(batch), (), self.batch_size) for batch in p.split(self.batch_size)]
+        batches = p.split(self.batch_size)
+        asked = [self._submit("decode", _lean(batch), (), self.batch_size, soon=True) for batch in batches]
         return torch.cat([awaited(each).samples for each in asked]).float() / 255
 
     def running(
@@ -110,21 +127,43 @@ class RemoteSampler(Stepper):
         keep: Sequence[int] = (),
         eta: float | None = None,
         through: Sequence[int] | None = None,
+        then: Callable[[Population], Any] = lambda _: None,
     ) -> Running:
         """Have a micro-batch run, or predicted where it stands; see `evosearch.metered`."""
         stops = None if through is None else list(through)
         asked = self._submit("run", _lean(p), until, tuple(keep), eta, stops, self.batch_size)
-        return Running(p, until, tuple(keep), asked)
 
-    def decoding(self, p: Population) -> tuple[Tensor, Callable[[], Decoded]]:
-        """Have a micro-batch decoded; returns what stands for its samples, and what waits for them."""
+        def arrived(told: tuple[dict[str, Any], dict[str, Tensor]]) -> Ran:
+            facts, tensors = told
+            end, kept = unpacked(p, until, tuple(keep), tensors)
+            return Ran(end, kept, facts["nfe"], facts["passes"], facts["edits"], facts["batch_size"], then(end))
+
+        return Running(asked, followed(asked, arrived))
+
+    def decoding(
+        self, p: Population, then: Callable[[Tensor], Any] = lambda _: None
+    ) -> tuple[Tensor, Callable[[], Decoded]]:
+        """Have a micro-batch decoded.
+
+        Args:
+            p: The particles.
+            then: Asks for what is to follow, given what stands for the samples.
+
+        Returns:
+            What stands for the samples, and what waits for them.
+        """
         tickets = [next(_TICKETS) for _ in range(len(p))]
-        lean = _lean(p)
-        asked = self._submit("decode", lean, tickets, self.batch_size)
-        seen = torch.tensor(tickets)[:, None]
-        _ROWS.update((ticket, (self, lean[[k]])) for k, ticket in enumerate(tickets))
+        lean, seen = _lean(p), torch.tensor(tickets)[:, None]
+        _ROWS.update((ticket, _Row(self, lean[[k]])) for k, ticket in enumerate(tickets))
         weakref.finalize(seen, _forget, tickets)
-        return seen, lambda: awaited(asked)
+        asked = self._submit("decode", lean, tickets, self.batch_size, soon=True)
+
+        def arrived(decoded: Decoded) -> Decoded:
+            then(seen)
+            return decoded
+
+        made = followed(asked, arrived)
+        return seen, lambda: awaited(made)
 
     def step(
         self, p: Population, eta: float | None = None, noise: Tensor | None = None, to: int | None = None
@@ -162,20 +201,17 @@ class RemoteSampler(Stepper):
         """Refused: a gradient needs the model here."""
         raise ValueError("searches by gradients need the model in the process that searches; leave out workers")
 
-    def scoring(
-        self, reward: tuple[str, int, float | None], tickets: list[int], prompts: list[str]
-    ) -> Callable[[], Tensor]:
-        """Have a reward score what `decoding` has made; returns what waits for it."""
-        p = concat(*(_ROWS[ticket][1] for ticket in tickets))
-        asked = self._submit("score", reward, p, tickets, prompts, self.batch_size, about=(reward[0],))
-        return lambda: awaited(asked)
+    def scoring(self, reward: tuple[str, int, float | None], tickets: list[int], prompts: list[str]) -> Future[Tensor]:
+        """Have a reward score what `decoding` has made."""
+        p = concat(*(_ROWS[ticket].p for ticket in tickets))
+        return self._submit("score", reward, p, tickets, prompts, self.batch_size, about=(reward[0],), soon=True)
 
     def _whole(self, p: Population, *asked: Any) -> tuple[Population, dict[int, Population]]:
         under_way = [self.running(batch, *asked) for batch in p.split(self.batch_size)]
         return concat_runs([(ran.end, ran.kept) for ran in (wait() for wait in under_way)])
 
-    def _submit(self, method: str, *args: Any, about: tuple[str, ...] = ()) -> Future[Any]:
-        return self._pool.submit(method, self._about[0], *args, about=(*self._about, *about))
+    def _submit(self, method: str, *args: Any, about: tuple[str, ...] = (), soon: bool = False) -> Future[Any]:
+        return self._pool.submit(method, self._about[0], *args, about=(*self._about, *about), soon=soon)
 
     def _call(self, method: str, *args: Any) -> Any:
         """What a method of the sampler gives there."""
@@ -183,16 +219,14 @@ class RemoteSampler(Stepper):
 
 
 class Running:
-    """A micro-batch that is under way; see `evosearch.metered.Pending`."""
+    """A micro-batch that is under way; see `evosearch.turns.Pending`."""
 
-    def __init__(self, p: Population, until: int, keep: tuple[int, ...], asked: Future[Any]) -> None:
-        self._p, self._until, self._keep, self._asked = p, until, keep, asked
+    def __init__(self, asked: Future[Any], ran: Future[Ran]) -> None:
+        self._asked, self._ran = asked, ran
 
     def __call__(self) -> Ran:
         """What it came to; waits for it."""
-        facts, tensors = awaited(self._asked)
-        end, kept = unpacked(self._p, self._until, self._keep, tensors)
-        return Ran(end, kept, facts["nfe"], facts["passes"], facts["edits"], facts["batch_size"])
+        return awaited(self._ran)
 
     def cancel(self) -> bool:
         """Leave it, unless it has begun."""
@@ -234,10 +268,20 @@ class RemoteReward:
         try:
             if samples.dtype == torch.int64:
                 tickets = samples[:, 0].tolist()
-                return _ROWS[tickets[0]][0].scoring(self.key, tickets, prompts)()
+                row = _ROWS[tickets[0]]
+                ahead, under_way = row.under_way.pop(self.key, ([], None))
+                if under_way is None or ahead != tickets:  # of other samples its bits may be others
+                    under_way = row.sampler.scoring(self.key, tickets, prompts)
+                return awaited(under_way)
             return self._pool.ask("judge", self.key, eight_bit(samples), prompts, about=(self.key[0],))
         except Deadly:
             return torch.full((len(samples),), torch.nan)
+
+    def begin_scoring(self, samples: Tensor, prompts: list[str]) -> None:
+        """Have samples scored, of which what stands for them is given, before anybody asks for it."""
+        tickets = samples[:, 0].tolist()
+        row = _ROWS[tickets[0]]
+        row.under_way[self.key] = tickets, row.sampler.scoring(self.key, tickets, prompts)
 
     def check(self, prompt: str, video: bool | None = None) -> None:
         """See `evosearch.rewards.check`."""

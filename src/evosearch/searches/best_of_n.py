@@ -9,10 +9,8 @@ import torch
 
 from evosearch.checks import whole_number
 from evosearch.declaration import Wave, search
-from evosearch.scoring import roll_out
+from evosearch.scoring import rolled_out
 from evosearch.types import Population, Reward, Sampler
-
-_WAVE = 8  # micro-batches
 
 
 def _waves(steps: int, *, n: int, **_: Any) -> list[Wave]:
@@ -36,10 +34,10 @@ def best_of_n(
         eta: The sampler's own by default.
 
     Yields:
-        Finished populations, a micro-batch at a time; eight where the reward scores one while the next is denoised.
+        Finished populations, a micro-batch at a time.
     """
     del rng
-    # Several at a time only where that saves time: a reward that works beside the model scores one, the next is made.
-    wave = sampler.batch_size * (_WAVE if getattr(reward, "overlaps", False) else 1)
-    for start in range(0, n, wave):
-        yield roll_out(sampler.prior(min(wave, n - start)), sampler, reward, eta=eta)[0]
+    size = sampler.batch_size
+    batches = (sampler.prior(min(size, n - start)) for start in range(0, n, size))
+    for finished, _ in rolled_out(batches, sampler, reward, eta=eta):
+        yield finished
