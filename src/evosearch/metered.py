@@ -143,7 +143,7 @@ class MeteredSampler:
             facts = call.told.facts
             decoded = Decoded(None, list(map(bytes.fromhex, facts["digests"])), torch.tensor(facts["whole"]))
             return self._standing_for(p, torch.zeros(len(p), 3, 1, 1), lambda: decoded, call)
-        if hasattr(self._own, "decoding") and not self.shows:
+        if self.elsewhere and not self.shows:
             seen, wait = self._decodings.pop(p.x, None) or self._decoding(p)
             return self._standing_for(p, seen, lambda: self._noticed(p, wait()), call)
         exact, whole = exactly(self._own, p, again=not self._backward)
@@ -185,7 +185,7 @@ class MeteredSampler:
         asked = until, tuple(keep), eta, None
         drawn = (Batch(p, asks(p, *asked), self.cost(p, until), len(p)) for p in batches)
         work = lambda p: self._own.run(p, until, keep, eta)  # noqa: E731
-        follow = None if self.shows or not hasattr(self._own, "decoding") else self._decoding
+        follow = self._decoding if self.elsewhere and not self.shows else None
         return self._turns(_Task(asked, work, follow), drawn)
 
     def _charged(
@@ -225,7 +225,7 @@ class MeteredSampler:
 
     def _under_way(self, task: _Task, batch: Batch) -> Pending:
         own, following = cast(Any, self._own), {} if task.follow is None else {"then": task.follow}
-        if hasattr(own, "running"):
+        if self.elsewhere:
             return own.running(batch.p, *task.asked, **following)
         before = [getattr(own, name, 0) for name in ("computed", "model_passes")]
         part = task.work(batch.p)
@@ -243,9 +243,7 @@ class MeteredSampler:
         told = None if call is None else call.told
         if told is not None:
             until, keep, *_ = task.asked
-            facts = told.facts
-            part = unpacked(batch.p, until, keep, told.tensors)
-            ran = Ran(*part, facts["nfe"], facts["passes"], facts["edits"], facts["batch_size"])
+            ran = Ran(*unpacked(batch.p, until, keep, told.tensors), **told.facts)
         else:
             ran = (batch.pending or self._under_way(task, batch))()
         meter.nfe += ran.nfe
@@ -258,8 +256,7 @@ class MeteredSampler:
             if told is None:
                 self.journal.event("out of memory", {"batch_size": ran.batch_size})
         if told is None and call is not None:
-            facts = {"nfe": ran.nfe, "passes": ran.passes, "edits": ran.edits, "batch_size": ran.batch_size}
-            self.journal.keep(call, Answer(meter.seconds, facts, packed(batch.p, ran.end, ran.kept)))
+            self.journal.keep(call, Answer(meter.seconds, ran.facts, packed(batch.p, ran.end, ran.kept)))
         if ran.decoding is not None:
             self._decodings[ran.end.x] = ran.decoding
         self._tick()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from evosearch.budget import Meter
+from evosearch.budget import BudgetExhausted, Meter
 from evosearch.hacking import Watch
 from evosearch.journal import Answer
 from evosearch.judging import brought_together, elsewhere, heard, spent
@@ -122,6 +122,9 @@ class MeteredReward:
         with ThreadPoolExecutor(1, "reward") if self._far else nullcontext() as self._thread:
             try:
                 yield
+            except BudgetExhausted:
+                self._settle_paid()
+                raise
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     for part in leaves(self._own):

@@ -36,6 +36,11 @@ class Ran(NamedTuple):
     batch_size: int
     decoding: tuple[Tensor, Callable[[], Decoded]] | None = None
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a journal holds beside the states."""
+        return {"nfe": self.nfe, "passes": self.passes, "edits": self.edits, "batch_size": self.batch_size}
+
 
 class Pending(Protocol):
     """A micro-batch that has begun."""

@@ -3,7 +3,8 @@
 What is simulated is what `evosearch.metered` and `evosearch.executors.pool` do: prompts side by side, each with its
 waves one after the other; of each wave all micro-batches denoised, then all decoded, then all scored, twice as many
 under way as there are workers; one process that sends, receives and decides; workers that are not equally fast, are
-lost, and load their model again.
+lost, and load their model again. In truth a micro-batch is scored while others are decoded, and one that is rolled out
+waits for none.
 """
 
 from __future__ import annotations

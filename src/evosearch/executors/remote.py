@@ -136,7 +136,7 @@ class RemoteSampler(Stepper):
         def arrived(told: tuple[dict[str, Any], dict[str, Tensor]]) -> Ran:
             facts, tensors = told
             end, kept = unpacked(p, until, tuple(keep), tensors)
-            return Ran(end, kept, facts["nfe"], facts["passes"], facts["edits"], facts["batch_size"], then(end))
+            return Ran(end, kept, **facts, decoding=then(end))
 
         return Running(asked, followed(asked, arrived))
 
