@@ -15,10 +15,12 @@ import toy
 from test_journal import Cut, outcome, pictures
 from test_searches import CASES, IDS
 from toy import bright
+from typer.testing import CliRunner
 
 import evosearch as es
-from evosearch import searches
+from evosearch import cli, searches
 from evosearch.executors import processes
+from evosearch.executors.nursery import nursery
 from evosearch.executors.pool import Deadly, Pool, WorkerLost
 from evosearch.executors.worker import Setup, backends
 from evosearch.rows import rows_of
@@ -242,8 +244,8 @@ def test_workers_that_die_again_and_again_are_replaced(tmp_path):
 
 def children():
     """Workers that are up."""
-    told = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
-    return [int(line.split()[0]) for line in told.stdout.splitlines() if "evosearch.executors.processes" in line]
+    told = subprocess.run(["ps", "-o", "pid=", "--ppid", str(nursery().pid)], capture_output=True, text=True)
+    return list(map(int, told.stdout.split()))
 
 
 def test_a_worker_that_hangs_is_given_up_after_its_deadline(tmp_path):
@@ -363,21 +365,20 @@ def written(folder):
 
 
 def test_ctrl_c_waits_for_the_micro_batches_at_hand(tmp_path):
-    command = [str(Path(sys.executable).with_name("evosearch")), "generate", *PROMPTS[:1], "--model", "shapes-flow"]
-    command += ["--budget", "24x", "--steps", "8", "--batch-size", "4", "--quiet", "--workers", "2"]
-    subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True)
-    running = subprocess.Popen([*command, "--out", tmp_path / "run"], stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while time.monotonic() < until and not (
-        len(list(rows_of(tmp_path / "run"))) > 3 if (tmp_path / "run" / "run.db").exists() else False
-    ):
-        time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    asked = ["generate", *PROMPTS[:1], "--model", "shapes-flow", "--budget", "24x", "--steps", "8"]
+    asked += ["--batch-size", "4", "--quiet"]
+    assert not CliRunner().invoke(cli.app, [*asked, "--out", str(tmp_path / "whole")]).exit_code
+    command = [Path(sys.executable).with_name("evosearch"), *asked, "--workers", "2", "--out", tmp_path / "run"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and written(tmp_path / "run") <= 3:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
     assert running.returncode == 130 and "evosearch resume" in said
     before = written(tmp_path / "run")
-    done = subprocess.run([command[0], "resume", tmp_path / "run", "--workers", "1"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(cli.app, ["resume", str(tmp_path / "run"), "--workers", "1"])
+    assert done.exit_code == 0, done.stderr
     assert written(tmp_path / "run") > before
     mine, other = (json.loads((tmp_path / d / "manifest.json").read_text())["kept"] for d in ("run", "whole"))
     assert [(e["id"], e["reward"]) for e in mine] == [(e["id"], e["reward"]) for e in other]

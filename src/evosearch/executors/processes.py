@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import cloudpickle
 
+from evosearch.executors.nursery import Place, nursery
 from evosearch.executors.pool import Lane, WorkerLost
 from evosearch.executors.worker import Desk, Setup
 
@@ -33,13 +33,12 @@ class ProcessLane:
     def __init__(self, setup: bytes, environment: dict[str, str]) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            handle = theirs.fileno()
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "evosearch.executors.processes", str(handle)],
-                pass_fds=[handle],
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for who searches
-            )
+            self._nursery = nursery()
+            try:
+                self._pid = self._nursery.start(theirs.fileno(), Place(environment, sys.path, os.getcwd()))
+            except OSError as error:
+                ours.close()
+                raise WorkerLost(str(error)) from error
         self._pipe = Connection(ours.detach())
         self._pipe.send_bytes(setup)
 
@@ -59,16 +58,15 @@ class ProcessLane:
                     return said, silence
         except (EOFError, OSError) as error:
             self.close()
-            raise WorkerLost(f"its process ended with {self._process.returncode}") from error
+            raise WorkerLost(f"its process ended with {self._nursery.end(self._pid)}") from error
 
     def stop(self) -> None:
         """See `evosearch.executors.pool.Lane`."""
-        self._process.kill()
+        self._nursery.end(self._pid)
 
     def close(self) -> None:
         """See `evosearch.executors.pool.Lane`."""
         self.stop()
-        self._process.wait()
         self._pipe.close()
 
 
@@ -84,8 +82,7 @@ def hire(setup: Setup, devices: int) -> Any:
     names = shown.split(",") if shown else [str(k) for k in range(devices)]
 
     def make(number: int) -> Lane:
-        # What is importable here is importable there: the module of a reward, say.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(setup.threads), "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(setup.threads)}
         if devices:
             environment["CUDA_VISIBLE_DEVICES"] = names[number % devices]
         return ProcessLane(packed, environment)
@@ -121,7 +118,3 @@ def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
