@@ -25,16 +25,16 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from evosearch import strict_json
+from evosearch import disk, strict_json
 from evosearch.journal import Answer, Call, Journal
 from evosearch.rows import Event, Row, blob_path, now, seal_of
 
 _SCHEMA = 1
 _TABLES = """
-CREATE TABLE IF NOT EXISTS call (
+CREATE TABLE call (
     kind TEXT, number INTEGER, asks TEXT, seconds REAL, facts TEXT, blob TEXT, seal TEXT, PRIMARY KEY (kind, number)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS event (time TEXT, kind TEXT, facts TEXT);
+CREATE TABLE event (time TEXT, kind TEXT, facts TEXT);
 """
 _HELD = 256 * 2**20  # bytes that may wait to be written
 _LOADED = 4  # blobs
@@ -136,6 +136,8 @@ class RunJournal(Journal):
     def _opened(self) -> tuple[list[Row], list[Event]]:
         """What ``run.db`` holds, made where there is none."""
         path = self._folder / "run.db"
+        if not path.exists():
+            _make(path)
         try:
             return _read(path)
         except sqlite3.DatabaseError as error:
@@ -143,8 +145,7 @@ class RunJournal(Journal):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             self.damaged = path.with_name(f"damaged-{len([*self._folder.glob('damaged-*')])}.db")
             path.rename(self.damaged)
-            for rest in ("-wal", "-shm"):
-                path.with_name(f"run.db{rest}").unlink(missing_ok=True)
+            _make(path)
             return _read(path)
 
     def _blob(self, name: str) -> dict[str, Tensor] | None:
@@ -232,9 +233,24 @@ def _sync(folder: Path) -> None:
 
 def _connected(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path)
-    db.execute("PRAGMA journal_mode=WAL")
+    # Write-ahead logs need memory that all who read share, which no network file system gives.
+    db.execute(f"PRAGMA journal_mode={'DELETE' if disk.shared(path) else 'WAL'}")
     db.execute("PRAGMA synchronous=FULL")
     return db
+
+
+def _make(path: Path) -> None:
+    """An empty journal, which has its name once it can be read."""
+    part = path.with_name(f"part-{path.name}")
+    for rest in (*path.parent.glob(f"{part.name}*"), *path.parent.glob(f"{path.name}-*")):
+        rest.unlink()  # of a process that was killed, or of what is damaged
+    try:
+        with closing(_connected(part)) as db, db:
+            db.executescript(f"{_TABLES} PRAGMA user_version={_SCHEMA};")
+    except sqlite3.DatabaseError as error:
+        raise _as_os_error(error, path.parent) from error
+    part.replace(path)
+    _sync(path.parent)
 
 
 def _read(path: Path) -> tuple[list[Row], list[Event]]:
@@ -244,9 +260,6 @@ def _read(path: Path) -> tuple[list[Row], list[Event]]:
             raise ValueError(
                 f"{path} is of a later evosearch (schema {schema}, this one knows {_SCHEMA}); resume it with that one"
             )
-        with db:
-            db.executescript(_TABLES)
-            db.execute(f"PRAGMA user_version={_SCHEMA}")
         if (found := db.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(found)
         rows = [Row._make(row) for row in db.execute("SELECT * FROM call")]

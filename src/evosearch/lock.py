@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+
+_HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)  # the last of Windows
 
 
 class Taken(ValueError):
@@ -15,12 +18,18 @@ def locked(folder: Path) -> int:
 
     Raises:
         Taken: Another one holds it.
+        ValueError: There are no locks here.
     """
     handle = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _lock(handle)
     except OSError as error:
         os.close(handle)
+        if error.errno not in _HELD:
+            raise ValueError(
+                f"run folder {folder} lies where files cannot be locked ({error.strerror}); mount that with locks, or "
+                "name a folder on another disk"
+            ) from error
         raise Taken(f"run {folder} is being written by another process; wait for it, or name another folder") from error
     return handle
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evosearch import rewards
+from evosearch import disk, rewards
 from evosearch.asked import Asked, asked_of, loaded, look_at, prompts_of
 from evosearch.budget import Budget
 from evosearch.checks import whole_number
@@ -25,6 +26,7 @@ from evosearch.result import Result
 from evosearch.resuming import comparable, spelled, write_plan
 from evosearch.rewards.cache import ScoreCache
 from evosearch.session import Session
+from evosearch.stepper import Stepper
 from evosearch.store import RunFolder, check_free
 from evosearch.together import each
 
@@ -97,6 +99,7 @@ def search(
 
     Raises:
         ValueError: An argument is wrong, or ``run_dir`` holds another run; nothing has been written then.
+        OSError: The disk has no room; if it had none to begin with, nothing has been written.
         InvalidReward: No particle got a finite reward, or more have none than the reward allows (``allow_missing``).
 
     >>> import evosearch as es
@@ -144,6 +147,7 @@ def search(
                 session.settings["prompt_set"] = text.origin
             folder = None
             if path is not None:
+                disk.check_room(path, _likely_on_disk(session))
                 folder = RunFolder(path, session.settings, told | {"fitted": session.fitted}, resume=resume)
             return session.run(asked.judges, folder, stop_at=stop_at, bars=bars, stop=stop)
 
@@ -201,17 +205,33 @@ def estimate(
     seconds = min(planned, limit)
     if planned > limit:  # the clock ends it
         nfe = round(nfe * limit / planned) if session.waves else round(limit / pace.row)
-    particles = -(-nfe // sampler.steps)
-    state, sample = sampler.prior(1).x.nbytes, pace.sample
-    # With their x0 at every level that is kept; the journal has as many.
-    states = particles * 2 * state * (2 + len({*session.knobs.get("schedule", ())}))
+    states = _states(session, nfe, sampler.prior(1).x.nbytes)
     session.close()
     return Estimate(
         nfe=nfe,
         seconds=seconds,
-        memory=states + 2 * sampler.batch_size * sample,  # a micro-batch of samples in float32, twice
-        disk=session.gallery.size * sample // 4 + 8192 * particles + states,
+        memory=states + 2 * sampler.batch_size * pace.sample,  # a micro-batch of samples in float32, twice
+        disk=states + _shown(session, nfe, pace.sample // 4),
     )
+
+
+def _states(session: Session, nfe: int, state: int) -> int:
+    """Bytes of particles with their x0 at every level that is kept; a journal has as many."""
+    return -(-nfe // session.own.steps) * 2 * state * (2 + len({*session.knobs.get("schedule", ())}))
+
+
+def _shown(session: Session, nfe: int, sample: int) -> int:
+    """Bytes of the samples that are kept and of small pictures of all."""
+    return session.gallery.size * sample + 8192 * -(-nfe // session.own.steps)
+
+
+def _likely_on_disk(session: Session) -> int:
+    """Bytes that a run may write, as far as its NFE are known beforehand and its model is one of ours."""
+    if not isinstance(session.own, Stepper) or session.total is None:
+        return 0
+    state = 4 * math.prod(session.own.shape)
+    # Autoencoders of 4 to 16 channels make of a state a sample of 3 to 12 times its bytes.
+    return round(1.2 * (_states(session, session.total, state) + _shown(session, session.total, 12 * state)))
 
 
 def _fitted_before(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:

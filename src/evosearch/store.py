@@ -21,7 +21,7 @@ from typing import Any
 from evosearch import media, report, strict_json
 from evosearch.genome import from_json, to_json
 from evosearch.ledger import RunJournal
-from evosearch.lock import locked
+from evosearch.lock import Taken, locked
 from evosearch.manifest import check_same, holds_run, read_manifest
 from evosearch.result import Result, Scored
 from evosearch.rows import now
@@ -53,7 +53,13 @@ class RunFolder:
     ) -> None:
         self.path, self._old = path, resume and holds_run(path)
         self._made = [] if self._old else _claim(path)
-        self._lock = locked(path)
+        try:
+            self._lock = locked(path)
+        except Taken:
+            raise
+        except ValueError:
+            self._remove()
+            raise
         try:
             old = read_manifest(path) if self._old else None
             if old is not None:
@@ -76,6 +82,9 @@ class RunFolder:
     def discard(self) -> None:
         """Undo the making of the folder, where nothing has been found and the arguments turned out to be wrong."""
         self._release()
+        self._remove()
+
+    def _remove(self) -> None:
         if self._old:
             return
         for file in ("manifest.json", "log.jsonl", "run.lock", "run.db", "run.db-wal", "run.db-shm"):
