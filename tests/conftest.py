@@ -1,15 +1,15 @@
-"""No network and one thread, in every test."""
+"""No network and one thread, in every test and in every program that a test starts."""
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
+import signal
 import socket
 
 import pytest
-import torch
 
-torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is deaf, and so is what it starts
 
 
 @pytest.fixture(autouse=True)

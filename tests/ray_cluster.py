@@ -16,7 +16,7 @@ import evosearch as es
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
 ASKED = {
-    "prompt": "two red circles", "budget": "12x", "steps": 4, "batch_size": 4, "progress": False,
+    "prompt": "two red circles", "budget": "24x", "steps": 4, "batch_size": 4, "progress": False,
     "held_out": ["jpeg"],
 }  # fmt: skip
 
@@ -25,7 +25,7 @@ def reward(samples, prompts):
     """Mean lightness, and a trace of it."""
     with (folder / "scored").open("ab") as file:
         file.write(b"." * len(samples))
-    time.sleep(0.2)
+    time.sleep(0.5)
     return samples.flatten(1).mean(1)
 
 

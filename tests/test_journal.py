@@ -8,12 +8,9 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pipelines
 import pytest
@@ -338,51 +335,7 @@ def test_a_journal_waits_for_a_slow_disk(tmp_path, monkeypatch):
     assert max(most) <= 4000  # one call's states may be more than is held by themselves
 
 
-# Kills
-
-
-SCRIPT = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import time, toy, torch
-torch.set_num_threads(1)
-
-def reward(samples, prompts):
-    time.sleep(0.004)
-    with open(sys.argv[3], "a") as file:
-        file.write("".join(f"{sample.sum().item()!r}\\n" for sample in samples))
-    return toy.bright(samples, prompts)
-
-toy.found(pipe=toy.sampler(steps=8), reward=reward, run_dir=sys.argv[2], budget=400, resume=True, algorithm=sys.argv[4])
-print("done")
-"""
-
-
-@pytest.mark.parametrize("algorithm", ["evosearch", "particles"])
-def test_killed_again_and_again_a_run_comes_to_the_same_end(tmp_path, algorithm):
-    whole = toy.found(pipe=toy.sampler(steps=8), run_dir=tmp_path / "whole", budget=400, algorithm=algorithm)
-    script, run, scored = tmp_path / "script.py", tmp_path / "run", tmp_path / "scored"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(Path(__file__).parent), str(run), str(scored), algorithm]
-    committed, kills, rng = set(), 0, random.Random(0)
-    while True:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        asked = scored.stat().st_size if scored.exists() else 0
-        while process.poll() is None and kills < 2:
-            if scored.exists() and scored.stat().st_size > asked:  # it is past what it is told
-                time.sleep(rng.uniform(0, 0.1))
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.001)
-        if "done" in process.communicate()[0]:
-            break
-        rows = [json.loads(row.facts) for row in rows_of(run) if row.kind == "score" and row.whole]
-        committed |= {digest for facts in rows for digest in facts["digests"]}
-    assert kills >= 2 and committed
-    again = toy.found(pipe=toy.sampler(steps=8), reward=counting(), run_dir=run, budget=400, algorithm=algorithm,
-                      resume=True)  # fmt: skip
-    assert outcome(again) == outcome(whole)
+# Interruptions
 
 
 def test_ctrl_c_finishes_the_micro_batch_and_a_second_one_does_not_wait(tmp_path):
