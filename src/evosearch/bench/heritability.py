@@ -20,7 +20,7 @@ from torch import Tensor
 from evosearch import models
 from evosearch.bench.cells import C, Cells, fingerprint
 from evosearch.bench.prompts import held_out_prompts
-from evosearch.bench.statistics import Interval, clustered
+from evosearch.bench.statistics import Interval, clustered_correlation
 from evosearch.mutation import mutate
 from evosearch.resolve import sampler_of
 from evosearch.rewards import TensorReward
@@ -226,17 +226,11 @@ def inherited(rows: Sequence[dict[str, Any]], reward: str, eta: float, kind: Kin
     parents, children = np.concatenate(pairs).T
     slope = float(np.cov(parents, children)[0, 1] / parents.var(ddof=1))
     residual = children - slope * parents
-    return Inherited(clustered(pairs, correlation), slope, float(residual.std()), float(np.mean(ahead)))
+    return Inherited(clustered_correlation(pairs), slope, float(residual.std()), float(np.mean(ahead)))
 
 
 def _brood(row: dict[str, Any], kind: Kind) -> dict[str, Any] | None:
     return next((b for b in row["children"] if (b["level"], b["rate"]) == (kind.level, kind.rate)), None)
-
-
-def correlation(pairs: Sequence[np.ndarray]) -> float:
-    """Of prompts' pairs (n, 2), each in its own units; 0 where the second ones are all alike."""
-    parents, children = np.concatenate(pairs).T
-    return float(np.corrcoef(parents, children)[0, 1]) if children.std() > 0 else 0.0
 
 
 def table(rows: Sequence[dict[str, Any]], reward: str, eta: float) -> str:
@@ -284,5 +278,5 @@ def told(seen: Sequence[np.ndarray]) -> str:
     pairs = [(pair - pair.mean(0)) / pair[:, 0].std() for pair in seen if pair[:, 0].std() > 0]
     if not pairs:
         return ""
-    r, low, high = clustered(pairs, correlation)
+    r, low, high = clustered_correlation(pairs)
     return f"{r:.2f} ({low:.2f} to {high:.2f})"

@@ -7,13 +7,11 @@ section 5.3): plain percentiles are as narrow as if the spread were known, and o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-
-T = TypeVar("T")
 
 Pairs = Mapping[tuple[str, int], float]
 """What was found, by prompt and seed."""
@@ -50,17 +48,29 @@ def clustered_mean(groups: Mapping[str, Sequence[float]], resamples: int = 10_00
     return Interval(float(totals.sum() / counts.sum()), *_expanded(means, len(totals)))
 
 
-def clustered(
-    groups: Sequence[T], statistic: Callable[[Sequence[T]], float], resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """Any statistic of groups, with a bootstrap interval that resamples whole groups.
+def clustered_correlation(groups: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0) -> Interval:
+    """Correlation of all pairs, with a bootstrap interval that resamples whole groups; 0 where one side is all alike.
 
-    >>> clustered([1.0, 2.0, 3.0], max).mean
-    3.0
+    Args:
+        groups: Pairs (n, 2) of each.
+        resamples: Bootstrap draws.
+        seed: Of the bootstrap.
+
+    >>> round(clustered_correlation([np.array([[1.0, 2.0], [2.0, 4.0]]), np.array([[3.0, 6.0]])]).mean, 6)
+    1.0
     """
+    sums = np.array([[len(g), *g.sum(0), *(g**2).sum(0), g.prod(1).sum()] for g in groups])
     draws = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
-    found = [statistic([groups[k] for k in draw]) for draw in draws]
-    return Interval(statistic(groups), *_expanded(np.array(found), len(groups)))
+    found = _correlation(sums[draws].sum(1))
+    return Interval(float(_correlation(sums.sum(0))), *_expanded(found, len(groups)))
+
+
+def _correlation(sums: np.ndarray) -> np.ndarray:
+    """Of numbers of pairs, sums of each side, of their squares, and of products, (..., 6)."""
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    vx, vy, both = n * xx - x * x, n * yy - y * y, n * xy - x * y
+    alike = (vx <= 1e-12 * n * xx) | (vy <= 1e-12 * n * yy)  # beyond what sums of floats can tell
+    return np.where(alike, 0.0, both / np.sqrt(np.where(alike, 1.0, vx * vy))).clip(-1.0, 1.0)
 
 
 def paired(found: Pairs, base: Pairs) -> dict[str, list[float]]:
