@@ -85,6 +85,57 @@ def test_a_reward_is_asked_about_fewer_at_a_time(tmp_path):
     assert outcome(again) == outcome(result)
 
 
+def lacking_for(sampler, lost, where):
+    """The sampler, on a machine whose memory suffices for all particles but some, by their ids."""
+    own, states = getattr(sampler, where), []
+    denoise = sampler._denoise
+
+    def noted(trajectory, until):
+        nfe = denoise(trajectory, until)
+        states.extend(row for id, row in zip(trajectory.particles.id.tolist(), trajectory.x, strict=True) if id in lost)
+        return nfe
+
+    def call(x, *args):
+        ids = set() if where == "_decode" else set(x.particles.id.tolist())
+        if ids & lost or (where == "_decode" and any(torch.equal(row, state) for row in x for state in states)):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return own(x, *args)
+
+    sampler._denoise = noted
+    setattr(sampler, where, call)
+    return sampler
+
+
+@pytest.mark.parametrize("where", ["_denoise", "_decode"])
+@pytest.mark.filterwarnings("ignore:memory does not suffice for particle")
+def test_a_particle_for_which_memory_does_not_suffice_is_lost_alone(where):
+    ids = toy.sampler().prior(9).id.tolist()
+    own = lacking_for(shared(toy.sampler()), {ids[5], ids[6]}, where)
+    result = toy.found(pipe=own, algorithm="best_of_n", n=9, budget=None)
+    whole = toy.found(algorithm="best_of_n", n=9, budget=None)
+    assert result.invalid == 2 and own.batch_size == 1
+    rewards = {scored.id: scored.reward for scored in whole.kept}
+    assert {scored.id: scored.reward for scored in result.kept} == {
+        id: reward for id, reward in rewards.items() if id not in (ids[5], ids[6])
+    }
+
+
+def test_what_is_lost_is_told():
+    ids = toy.sampler().prior(9).id.tolist()
+    with pytest.warns(UserWarning, match=f"does not suffice for particle {ids[5]:016x}, which is left out"):
+        toy.found(
+            pipe=lacking_for(shared(toy.sampler()), {ids[5]}, "_denoise"), algorithm="best_of_n", n=9, budget=None
+        )
+
+
+@pytest.mark.filterwarnings("ignore:memory does not suffice for particle")
+def test_where_memory_no_longer_suffices_for_any_the_search_ends():
+    ids = toy.sampler().prior(40).id.tolist()
+    own = lacking_for(shared(toy.sampler()), set(ids[8:]), "_denoise")
+    with pytest.raises(OutOfMemory, match="for one particle at a time"):
+        toy.found(pipe=own, algorithm="best_of_n", n=40, budget=None)
+
+
 def test_too_little_for_one_is_said(tmp_path):
     own, _ = lacking(shared(toy.sampler()), 0, "_denoise")
     with pytest.raises(OutOfMemory, match=r"does not suffice for one particle at a time .*offload="):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Self
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Self, TypeVar
+from warnings import warn
 
 import torch
 from torch import Tensor
@@ -15,6 +18,10 @@ from evosearch.memory import OutOfMemory, half, within
 from evosearch.path import NoisePath
 from evosearch.stepper import Stepper, Trajectory, levels_between
 from evosearch.types import Population, concat_runs
+
+_MOST_LOST = 8  # particles in a row, after which more of them is no way to go on
+
+T = TypeVar("T")
 
 
 class BaseSampler(Stepper, ABC):
@@ -35,6 +42,9 @@ class BaseSampler(Stepper, ABC):
     _graph = False  # whether to keep what a gradient needs
     computed = 0
     """NFE computed so far, by every call together."""
+    # Particles in a row that memory did not suffice for, of each kind of work that it sufficed for once.
+    _lost: Mapping[str, int] = MappingProxyType({})
+    _sample: tuple[int, ...] = ()  # shape of the last one
 
     def predict(self, p: Population) -> Population:
         """Fill x0, (N, *D). One NFE a particle; nothing where x0 is set. Finished particles have none."""
@@ -101,12 +111,8 @@ class BaseSampler(Stepper, ABC):
         if x is None:
             raise ValueError(f"p must be finished or have x0 to be decoded, got level {p.i} without; call predict(p)")
 
-        def samples() -> Tensor:
-            parts = x.split(self.batch_size)
-            return torch.cat([self._decode(_padded(part, self.batch_size))[: len(part)] for part in parts])
-
         with torch.set_grad_enabled(self._graph):
-            return within(samples, self._shrink)
+            return torch.cat(self._through("decode", replace(p, x=x), self._decode_whole, self._no_samples))
 
     @contextmanager
     def grad(self) -> Generator[None]:
@@ -125,7 +131,16 @@ class BaseSampler(Stepper, ABC):
     def _run(
         self, p: Population, levels: Sequence[int], keep: Sequence[int], eta: float
     ) -> tuple[Population, dict[int, Population]]:
-        return within(lambda: self._run_whole(p, levels, keep, eta), self._shrink)
+        def whole(p: Population) -> tuple[Population, dict[int, Population]]:
+            return self._run_whole(p, levels, keep, eta)
+
+        def lost(p: Population) -> tuple[Population, dict[int, Population]]:
+            trajectory = Trajectory(self, p, levels, keep, eta)
+            while trajectory.levels:
+                trajectory.advance(torch.full_like(trajectory.x, torch.nan), None)
+            return trajectory.result(), trajectory.kept
+
+        return concat_runs(self._through("run", p, whole, lost))
 
     def _run_whole(
         self, p: Population, levels: Sequence[int], keep: Sequence[int], eta: float
@@ -137,9 +152,48 @@ class BaseSampler(Stepper, ABC):
             with torch.set_grad_enabled(self._graph):
                 nfe = self._denoise(trajectory, levels[-1])
             self.computed += math.ceil(len(batch) * nfe)
+            self._sufficed("run")
             kept = {level: q[: len(batch)] for level, q in trajectory.kept.items()}
             runs.append((trajectory.result()[: len(batch)], kept))
         return concat_runs(runs)
+
+    def _decode_whole(self, p: Population) -> Tensor:
+        samples = list[Tensor]()
+        for x in p.x.split(self.batch_size):
+            samples.append(self._decode(_padded(x, self.batch_size))[: len(x)])
+            self._sufficed("decode")
+            self._sample = tuple(samples[-1].shape[1:])
+        return torch.cat(samples)
+
+    def _no_samples(self, p: Population) -> Tensor:
+        return torch.full((len(p), *self._sample), torch.nan)
+
+    def _sufficed(self, kind: str) -> None:
+        self._lost = {**self._lost, kind: 0}
+
+    def _through(
+        self, kind: str, p: Population, work: Callable[[Population], T], lost: Callable[[Population], T]
+    ) -> list[T]:
+        """Do some work on particles, on as many at a time as memory suffices for.
+
+        One for which it does not suffice alone is lost, and is not finite from there on, if it did for others.
+        """
+        try:
+            return [within(lambda: work(p), self._shrink)]
+        except OutOfMemory:
+            if self.strict or self._graph or kind not in self._lost:
+                raise
+        made = list[T]()
+        for q in p.split(1):
+            try:
+                made.append(within(lambda q=q: work(q), lambda: False))
+            except OutOfMemory:
+                self._lost = {**self._lost, kind: self._lost[kind] + 1}
+                if self._lost[kind] == _MOST_LOST:
+                    raise
+                warn(f"memory does not suffice for particle {int(q.id):016x}, which is left out", stacklevel=2)
+                made.append(lost(q))
+        return made
 
     def _shrink(self) -> bool:
         """Take fewer particles at a time, or else less memory for one; whether that could be done."""
