@@ -264,7 +264,7 @@ class RemoteReward:
         raise AttributeError(name)
 
     def __call__(self, samples: Tensor, prompts: list[str]) -> Tensor:
-        """Score samples, or what stands for them; NaN where that costs every worker its life."""
+        """Score samples, or what stands for them; NaN of one that costs every worker its life."""
         try:
             if samples.dtype == torch.int64:
                 tickets = samples[:, 0].tolist()
@@ -275,7 +275,9 @@ class RemoteReward:
                 return awaited(under_way)
             return self._pool.ask("judge", self.key, eight_bit(samples), prompts, about=(self.key[0],))
         except Deadly:
-            return torch.full((len(samples),), torch.nan)
+            if len(samples) == 1:
+                return torch.full((1,), torch.nan)
+        return torch.cat([self(samples[[k]], [prompt]) for k, prompt in enumerate(prompts)])
 
     def begin_scoring(self, samples: Tensor, prompts: list[str]) -> None:
         """Have samples scored, of which what stands for them is given, before anybody asks for it."""
