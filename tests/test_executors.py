@@ -19,6 +19,9 @@ from typer.testing import CliRunner
 
 import evosearch as es
 from evosearch import cli, searches
+from evosearch.bench import chaos_workers
+from evosearch.bench.trials import Trials
+from evosearch.bench.trials import outcome as outcome_of
 from evosearch.executors import processes
 from evosearch.executors.nursery import nursery
 from evosearch.executors.pool import Deadly, Pool, WorkerLost
@@ -333,6 +336,25 @@ def test_the_end_of_who_searches_is_theirs(tmp_path):
     while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
         time.sleep(0.1)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_no_trial_of_chaos_ends_as_none_may(tmp_path):
+    told = str(chaos_workers.workers("shapes-flow", tmp_path, 1))
+    ends = ", ".join(f"1 {what}, the same to the bit" for what in ("left alone", "killed", "stopped"))
+    assert f"0 wrong: {ends}; killed, noticed after" in told
+
+
+def test_chaos_sees_another_end(tmp_path, monkeypatch):
+    """One that comes to something else, and one whose loss is noticed late."""
+    own = chaos_workers.Judged("shapes-flow", tmp_path / "own")
+    run = own.run()
+    found = Trials("workers")
+    chaos_workers._note(found, "left alone", own, run, outcome_of(run), len(own.lines), 0)
+    assert found.wrong == 0
+    chaos_workers._note(found, "left alone", own, run, "another", len(own.lines), 0)
+    chaos_workers._note(found, "left alone", own, run, outcome_of(run), len(own.lines) - 4, 0)
+    chaos_workers._note(found, "killed", own, run, outcome_of(run), len(own.lines), 4)
+    assert found.wrong == 3
 
 
 # Going on.

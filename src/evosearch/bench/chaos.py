@@ -14,17 +14,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from evosearch import models, rows
+from evosearch.bench import chaos_workers
+from evosearch.bench.trials import BUDGET, PROMPT, STEPS, Trials, fresh, outcome
 from evosearch.decoding import eight_bit
 from evosearch.digests import digest
 from evosearch.hooks import rows_of
@@ -36,31 +34,9 @@ from evosearch.run import search
 from evosearch.store import RunFolder
 
 SEARCHES = ("evosearch", "best_of_n", "particles", "demon", "svdd", "zero_order")
-_PROMPT, _BUDGET, _STEPS = "two red stars and a blue circle", "12x", 10
 _OF_A_RUN = {"manifest.json", "log.jsonl", "run.db", "run.lock"}
+_FILLED_BY_OTHERS = "from evosearch import cli, disk; disk.check_room = lambda *_: None; cli.app()"
 _SAID = (ValueError, OSError)  # errors that are a sentence
-
-
-@dataclass
-class Trials:
-    """What came of trials of one kind.
-
-    Attributes:
-        name: Of the kind.
-        ends: How often each end came.
-        wrong: How many trials ended as none may.
-        figures: What else was measured, in words.
-    """
-
-    name: str
-    ends: Counter[str] = field(default_factory=Counter[str])
-    wrong: int = 0
-    figures: dict[str, str] = field(default_factory=dict[str, str])
-
-    def __str__(self) -> str:
-        ends = ", ".join(f"{count:,} {end}" for end, count in self.ends.items())
-        more = "".join(f"; {name} {value}" for name, value in self.figures.items())
-        return f"{self.name:16} {self.wrong:,} wrong: {ends}{more}"
 
 
 class Searched:
@@ -85,24 +61,13 @@ class Searched:
                 file.write("".join(f"{line}\n" for line in lines).encode())
             return self._judge(samples, prompts)
 
-        search(self._pipe, _PROMPT, reward, self._algorithm, _BUDGET, steps=_STEPS, run_dir=folder, resume=True,
+        search(self._pipe, PROMPT, reward, self._algorithm, BUDGET, steps=STEPS, run_dir=folder, resume=True,
                progress=False, batch_size=4)  # fmt: skip
 
     @property
     def asked(self) -> list[str]:
         """The samples that were scored so far."""
         return self._asked.read_text().split() if self._asked.exists() else []
-
-
-def outcome(folder: Path) -> str:
-    """A digest of all that a run came to, but for what its clock read."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    kept = [[entry[name] for name in ("id", "reward", "genome", "nfe")] for entry in manifest["kept"]]
-    whole = sha256(json.dumps([manifest["status"], kept, [[nfe, best] for nfe, _, best in manifest["curve"]]]).encode())
-    for entry in [*manifest["kept"], manifest["plain"]]:
-        with Image.open(folder / entry["file"]) as picture:
-            whole.update(picture.tobytes())
-    return whole.hexdigest()
 
 
 def kills(model: str, out: Path, trials: int, searches: Sequence[str] = SEARCHES, seed: int = 0) -> Trials:
@@ -115,7 +80,7 @@ def kills(model: str, out: Path, trials: int, searches: Sequence[str] = SEARCHES
     each = -(-trials // len(searches))
     lost = 0
     for algorithm in searches:
-        place = _fresh(out / f"kills-{algorithm}")
+        place = fresh(out / f"kills-{algorithm}")
         own = Searched(pipe, algorithm, place / "asked")
         start = time.perf_counter()
         _child(lambda own=own, place=place: own.run(place / "whole"))
@@ -123,7 +88,7 @@ def kills(model: str, out: Path, trials: int, searches: Sequence[str] = SEARCHES
         calls = len(own.asked)
         while count < each:
             (place / "asked").unlink(missing_ok=True)
-            run, kept, twice = _fresh(place / "run"), set[str](), 0
+            run, kept, twice = fresh(place / "run"), set[str](), 0
             while True:
                 before = len(own.asked)
                 pid = _forked(lambda own=own, run=run: own.run(run))
@@ -147,19 +112,19 @@ def kills(model: str, out: Path, trials: int, searches: Sequence[str] = SEARCHES
 
 def damages(model: str, out: Path, trials: int, seed: int = 0) -> Trials:
     """Flip bits, cut files short and delete them in a run that was cut off, and go on."""
-    found, rng, place = Trials("damages"), random.Random(seed), _fresh(out / "damages")
+    found, rng, place = Trials("damages"), random.Random(seed), fresh(out / "damages")
     own = Searched(models.load(model), "evosearch", place / "asked")
     own.run(place / "whole")
     done, cut = outcome(place / "whole"), place / "cut"
     while not (cut / "run.db").exists() or len(list(rows.rows_of(cut))) < 30:
         pid = _forked(lambda: own.run(cut))
         if _ends_within(pid, 0.6):
-            _fresh(cut)
+            fresh(cut)
             continue
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     for _ in range(trials):
-        run = _fresh(place / "run")
+        run = fresh(place / "run")
         run.rmdir()
         shutil.copytree(cut, run)
         what = _damage(rng.choice(sorted(path for path in run.rglob("*") if path.is_file())), rng)
@@ -177,7 +142,7 @@ def damages(model: str, out: Path, trials: int, seed: int = 0) -> Trials:
 
 def races(out: Path, trials: int) -> Trials:
     """Let two processes want one run at the same time."""
-    found, place = Trials("races"), _fresh(out / "races")
+    found, place = Trials("races"), fresh(out / "races")
     for k in range(trials):
         run, gate = place / str(k), time.time() + 0.05
 
@@ -199,12 +164,12 @@ def races(out: Path, trials: int) -> Trials:
 
 def full_disks(model: str, out: Path, trials: int) -> Trials:
     """Run on small disks, each a little larger than the one before; then go on on a large one."""
-    found, place = Trials("full disks"), _fresh(out / "disks")
+    found, place = Trials("full disks"), fresh(out / "disks")
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         found.ends["not tried: no user namespaces here"] += 1
         return found
-    asked = f"--model {model} --budget {_BUDGET} --steps {_STEPS} --quiet --resume --out"
-    command = [str(Path(sys.executable).with_name("evosearch")), "generate", _PROMPT, *asked.split()]
+    asked = f"--model {model} --budget {BUDGET} --steps {STEPS} --quiet --resume --out"
+    command = [sys.executable, "-c", _FILLED_BY_OTHERS, "generate", PROMPT, *asked.split()]
     subprocess.run([*command, str(place / "whole")], check=True, capture_output=True)
     done = outcome(place / "whole")
     most = sum(path.stat().st_size for path in (place / "whole").rglob("*") if path.is_file())
@@ -238,7 +203,7 @@ def memories(model: str, trials: int) -> Trials:
     sites = {name: next(m for m in part.modules() if isinstance(m, layers)) for name, part in parts.items()}
 
     def run() -> None:
-        search(pipe, _PROMPT, "shapes", "evosearch", "6x", steps=_STEPS, progress=False, batch_size=4)
+        search(pipe, PROMPT, "shapes", "evosearch", "6x", steps=STEPS, progress=False, batch_size=4)
 
     for name, module in sites.items():
         calls = _calls(module, run)
@@ -271,7 +236,7 @@ def _calls(module: torch.nn.Module, run: Callable[[], None], failing: int | None
 
 def names(out: Path, trials: int, seed: int = 0) -> Trials:
     """Runs of hostile prompts: nothing is written but within their folders, and nobody else may look."""
-    found, rng, place = Trials("names"), random.Random(seed), _fresh(out / "names")
+    found, rng, place = Trials("names"), random.Random(seed), fresh(out / "names")
     parts = [
         "../",
         "/etc/passwd",
@@ -304,7 +269,7 @@ def names(out: Path, trials: int, seed: int = 0) -> Trials:
 
 def store_cost(out: Path, calls: int = 10, seconds: float = 1.0, size: int = 4 * 2**20) -> Trials:
     """What the journal takes of the time of micro-batches of so many seconds and bytes of states."""
-    found, place = Trials("store"), _fresh(out / "store")
+    found, place = Trials("store"), fresh(out / "store")
     journal, states, held = RunJournal(place), torch.randn(size // 4), 0.0
     for _ in range(calls):
         time.sleep(seconds)
@@ -330,6 +295,8 @@ def all_trials(model: str, out: Path, *, long: bool) -> Iterator[Trials]:
     yield full_disks(model, out, 20 if long else 1)
     yield memories(model, 40 if long else 4)
     yield names(out, 10_000 if long else 100)
+    yield chaos_workers.workers(model, out, 10 if long else 1)
+    yield chaos_workers.nodes(model, out, 3 if long else 1)
     yield store_cost(out, 20 if long else 5, 1.0 if long else 0.2)
 
 
@@ -387,9 +354,3 @@ def _ends_within(pid: int, seconds: float | None) -> bool:
             return True
         time.sleep(0.002)
     return False
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
