@@ -35,6 +35,18 @@ def test_the_process_that_searches_is_a_limit():
     assert found.seconds == pytest.approx(400 * 0.1, rel=0.1) and found.driver > 0.9
 
 
+def test_the_search_itself_takes_its_time_while_workers_are_at_work():
+    times = Times(1.0, 0.0, 0.0, 0.0, own=0.5)
+    assert simulate([Wave(4 * 10, 1, scores=0)], times, 1, batch_size=4).seconds == pytest.approx(10.5)
+    assert simulate([Wave(4 * 10, 1, scores=0)], times, 8, batch_size=4).seconds == pytest.approx(1 + 10 * 0.5)
+
+
+def test_what_was_begun_is_ended_first():
+    times = Times(1.0, 0.0, 1.0, 0.0, own=0.0)
+    found = simulate([Wave(4 * 3, 8)], times, 2, batch_size=4)
+    assert found.seconds == pytest.approx(18)  # both score before one begins the third
+
+
 def test_what_is_lost_is_done_again():
     trouble = Trouble(losses=60, reload=30)
     found = simulate([Wave(4 * 100, 10)], TIMES, 4, batch_size=4, trouble=trouble)

@@ -1,10 +1,9 @@
 """How a search scales over workers: simulated from 1 to 1,024, by times that were measured, and checked by real runs.
 
 What is simulated is what `evosearch.metered` and `evosearch.executors.pool` do: prompts side by side, each with its
-waves one after the other; of each wave all micro-batches denoised, then all decoded, then all scored, twice as many
-under way as there are workers; one process that sends, receives and decides; workers that are not equally fast, are
-lost, and load their model again. In truth a micro-batch is scored while others are decoded, and one that is rolled out
-waits for none.
+waves one after the other; of each wave twice as many micro-batches under way as there are workers, each denoised,
+decoded and scored, what was begun before what was not; one process that sends, receives and decides; workers that are
+not equally fast, are lost, and load their model again.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from statistics import median
@@ -23,7 +22,6 @@ from typing import Any, cast
 from evosearch.budget import Budget
 from evosearch.declaration import Wave
 from evosearch.executors.hiring import hire
-from evosearch.executors.pool import awaited
 from evosearch.executors.remote import RemotePipe, RemoteReward, remote
 from evosearch.resolve import algorithm_of, knobs_of
 from evosearch.rewards import resolve
@@ -31,6 +29,7 @@ from evosearch.run import search
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _PROMPT = "two red circles and one blue square"
+_SHORT = 16  # samples of a search by which what searching itself takes is measured
 _LOW = 0.5  # of all workers at work: where it breaks
 
 
@@ -43,12 +42,14 @@ class Times:
         decode: Seconds of decoding.
         score: Seconds of scoring.
         call: Seconds that a question takes of the process that searches, its states sent and received.
+        own: Seconds of the search itself.
     """
 
     step: float
     decode: float
     score: float
     call: float
+    own: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,13 @@ def simulate(
     return _Simulation(times, workers, trouble or Trouble(), seed).of([_tasks(waves, times, batch_size)] * prompts)
 
 
-def _tasks(waves: Sequence[Wave], times: Times, batch_size: int) -> list[list[float]]:
-    """Phases of a search, one after the other, each of questions that may be asked at once, in seconds."""
-    phases = list[list[float]]()
-    for wave in waves:
-        batches = -(-wave.particles // batch_size)
-        phases.append([wave.steps * times.step] * batches)
-        for _ in range(wave.scores):
-            phases += [[times.decode] * batches, [times.score] * batches]
-    return [phase for phase in phases if phase and phase[0] > 0]
+def _tasks(waves: Sequence[Wave], times: Times, batch_size: int) -> list[list[list[float]]]:
+    """Waves, one after the other, each of micro-batches under way at once, of questions in turn, in seconds."""
+    return [
+        [[*[wave.steps * times.step] * (wave.steps > 0), *[times.decode, times.score] * wave.scores]]
+        * -(-wave.particles // batch_size)
+        for wave in waves
+    ]
 
 
 class _Simulation:
@@ -126,16 +125,16 @@ class _Simulation:
         self._chance, self._order = random.Random(seed), count()
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._free = deque((k, self._speed()) for k in range(workers))
-        self._queue = deque[tuple[float, Callable[[float], None]]]()
+        self._queue = deque[tuple[float, Callable[[float], float]]]()
         self._driver_free = self._driver = self._useful = self._end = 0.0
         self._lost = 0
 
-    def of(self, searches: Sequence[list[list[float]]]) -> Simulated:
+    def of(self, searches: Sequence[list[list[list[float]]]]) -> Simulated:
         waiting, under_way = deque(searches), min(len(searches), self._workers)
 
         def next_one(now: float) -> None:
             if waiting:
-                self._phase(now, waiting.popleft(), 0, next_one)
+                self._wave(now, waiting.popleft(), 0, next_one)
 
         for _ in range(under_way):
             next_one(0.0)
@@ -156,31 +155,40 @@ class _Simulation:
     def _at(self, when: float, happens: Callable[[float], None]) -> None:
         heapq.heappush(self._events, (when, next(self._order), happens))
 
-    def _phase(self, now: float, phases: list[list[float]], index: int, after: Callable[[float], None]) -> None:
-        """Ask all questions of a phase, twice as many under way as there are workers, and take them in turn."""
-        if index == len(phases):
+    def _wave(self, now: float, waves: list[list[list[float]]], index: int, after: Callable[[float], None]) -> None:
+        """Have all micro-batches of a wave computed, twice as many under way as there are workers, taken in turn."""
+        if index == len(waves):
             return after(now)
-        left, done, total = deque(enumerate(phases[index])), set[int](), len(phases[index])
+        left, done, total = deque(enumerate(waves[index])), set[int](), len(waves[index])
         taken = 0
 
-        def ask(when: float) -> None:
+        def begin(when: float) -> None:
             if left:
-                number, seconds = left.popleft()
-                sent = self._drives(when, self._times.call / 2)
-                self._at(sent, lambda at: self._submit(at, seconds, lambda end: answered(end, number)))
+                number, questions = left.popleft()
+                ask(when, number, deque(questions), False)
 
-        def answered(when: float, number: int) -> None:
+        def ask(when: float, number: int, questions: deque[float], soon: bool) -> float:
+            """When the next question is sent; now, if there is none."""
+            if not questions:
+                over(when, number)
+                return when
+            seconds = questions.popleft()
+            sent = self._drives(when, self._times.call)
+            self._at(sent, lambda at: self._submit(at, seconds, lambda end: ask(end, number, questions, True), soon))
+            return sent
+
+        def over(when: float, number: int) -> None:
             nonlocal taken
             done.add(number)
             while taken in done:
                 taken += 1
-                when = self._drives(when, self._times.call / 2)
-                ask(when)
+                when = self._drives(when, self._times.own)
+                begin(when)
                 if taken == total:
-                    self._at(when, lambda at: self._phase(at, phases, index + 1, after))
+                    self._at(when, lambda at: self._wave(at, waves, index + 1, after))
 
         for _ in range(2 * self._workers):
-            ask(now)
+            begin(now)
 
     def _drives(self, when: float, seconds: float) -> float:
         """The process that searches does one thing at a time."""
@@ -188,8 +196,8 @@ class _Simulation:
         self._driver += seconds
         return self._driver_free
 
-    def _submit(self, now: float, seconds: float, answered: Callable[[float], None]) -> None:
-        self._queue.append((seconds, answered))
+    def _submit(self, now: float, seconds: float, answered: Callable[[float], float], soon: bool) -> None:
+        (self._queue.appendleft if soon else self._queue.append)((seconds, answered))
         self._hand_out(now)
 
     def _hand_out(self, now: float) -> None:
@@ -204,10 +212,13 @@ class _Simulation:
                 self._at(now + dies + trouble.reload, lambda at, who=worker: self._back(at, who, self._speed()))
             else:
                 self._useful += took
-                self._at(now + took, lambda at, who=worker, pace=speed: self._back(at, who, pace))
-                self._at(now + took, answered)
+                self._at(now + took, partial(self._ended, answered, worker, speed))
 
-    def _again(self, now: float, lost: tuple[float, Callable[[float], None]]) -> None:
+    def _ended(self, answered: Callable[[float], float], worker: int, speed: float, now: float) -> None:
+        """Whoever hears of an answer asks for what follows, and only then takes up something else."""
+        self._at(answered(now), lambda at: self._back(at, worker, speed))
+
+    def _again(self, now: float, lost: tuple[float, Callable[[float], float]]) -> None:
         self._queue.appendleft(lost)
         self._hand_out(now)
 
@@ -228,7 +239,7 @@ def measured(pipe: RemotePipe, steps: int, batch_size: int, reward: str, rounds:
     """
     sampler = pipe.sampler(prompt=_PROMPT, steps=steps, eta=None, seed=0, batch_size=batch_size, pipeline_kwargs=None)
     judge = cast(RemoteReward, remote(pipe.pool, reward, resolve(reward)))
-    workers = sampler.workers
+    workers, prompts = sampler.workers, [_PROMPT] * batch_size
     p = sampler.prior(batch_size)
     end = sampler.running(p, sampler.steps)().end
 
@@ -241,10 +252,9 @@ def measured(pipe: RemotePipe, steps: int, batch_size: int, reward: str, rounds:
     def decodes() -> Callable[[], Any]:
         return sampler.decoding(end)[1]
 
-    def scores() -> Callable[[], Any]:
-        seen, wait = sampler.decoding(end)
-        wait()
-        return partial(awaited, sampler.scoring(judge.key, seen[:, 0].tolist(), [_PROMPT] * len(p)))
+    def decodes_and_scores() -> Callable[[], Any]:
+        seen, wait = sampler.decoding(end, lambda seen: judge.begin_scoring(seen, prompts))
+        return lambda: (wait(), judge(seen, prompts))
 
     def calls() -> float:
         start = time.perf_counter()
@@ -252,12 +262,20 @@ def measured(pipe: RemotePipe, steps: int, batch_size: int, reward: str, rounds:
             pipe.pool.ask("call", sampler.name, "start", p.x, about=(sampler.name,))
         return (time.perf_counter() - start) / 20
 
-    ways = (lambda: sampler.running(p, sampler.steps), decodes, scores)
+    ways = (lambda: sampler.running(p, sampler.steps), decodes, decodes_and_scores)
     for way in ways:
         all_at_once(way)  # the first of each loads what it needs
-    run, decode, score = (median(all_at_once(way) for _ in range(rounds)) for way in ways)
+    run, decode, both = (median(all_at_once(way) for _ in range(rounds)) for way in ways)
     call = median(calls() for _ in range(rounds))
-    return Times((run - call) / sampler.steps, decode - call, max(0.0, score - decode - call), call)
+    times = Times((run - call) / sampler.steps, decode - call, max(0.0, both - decode - call), call)
+    waves, nfe = waves_of("best_of_n", steps, _SHORT * steps), _SHORT * steps
+    short = [
+        search(pipe, _PROMPT, reward, "best_of_n", nfe, steps=steps, batch_size=batch_size, progress=False).cost.seconds
+        for _ in range(rounds)
+    ]
+    batches = sum(-(-wave.particles // batch_size) for wave in waves)
+    own = median(short) - simulate(waves, times, workers, batch_size=batch_size).seconds
+    return replace(times, own=max(0.0, own / batches))
 
 
 @dataclass(frozen=True)

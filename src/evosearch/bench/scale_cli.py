@@ -48,7 +48,13 @@ def scale(
             own = recipe.measured(pipe, steps, batch_size, reward)
     else:
         own = _batch_times(times)
-    words = {"a step": own.step, "decoding": own.decode, "scoring": own.score, "a call": own.call}
+    words = {
+        "a step": own.step,
+        "decoding": own.decode,
+        "scoring": own.score,
+        "a call": own.call,
+        "the search": own.own,
+    }
     typer.echo("a micro-batch takes: " + ", ".join(f"{name} {seconds:.4g} s" for name, seconds in words.items()))
     trouble = recipe.Trouble(spread, losses, reload)
     waves = recipe.waves_of("evosearch", steps, budget)
