@@ -11,7 +11,7 @@ import toy
 from test_journal import cut_run, goes_on, outcome, whole_run
 from typer.testing import CliRunner
 
-from evosearch import cli, disk, lock
+from evosearch import cli, disk, ledger, lock, store
 from evosearch.rows import rows_of
 
 MOUNTS = """/dev/vda / ext4 rw 0 0
@@ -114,3 +114,35 @@ def test_the_room_that_is_asked_for_suffices(tmp_path, monkeypatch, algorithm):
               run_dir=tmp_path / "run")  # fmt: skip
     written = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert written <= asked[0] <= 10 * written
+
+
+@pytest.mark.parametrize("failing", ["_make", "write_manifest"])
+def test_a_disk_that_fills_up_as_a_run_begins_leaves_nothing(tmp_path, monkeypatch, failing):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if failing == "_make":
+            patch.setattr(ledger, "_make", full)
+        else:
+            patch.setattr(store.RunFolder, "_write_manifest", full)
+        with pytest.raises(OSError, match="No space left"):
+            toy.found(run_dir=tmp_path / "run")
+    assert not [*tmp_path.iterdir()]
+    toy.found(run_dir=tmp_path / "run", resume=True)
+
+
+def test_a_journal_that_another_holds_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
+    cut_run(tmp_path / "run")
+
+    def locked(path):
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_read", locked)
+        with pytest.raises(OSError, match="close what else reads it"):
+            goes_on(tmp_path / "run")
+    assert not [*(tmp_path / "run").glob("damaged-*")]
+    goes_on(tmp_path / "run")

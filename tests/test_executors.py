@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from evosearch.bench import chaos_workers
 from evosearch.bench.trials import Trials
 from evosearch.bench.trials import outcome as outcome_of
 from evosearch.executors import processes
-from evosearch.executors.nursery import nursery
+from evosearch.executors.nursery import Place, nursery
 from evosearch.executors.pool import Deadly, Pool, WorkerLost
 from evosearch.executors.worker import Setup, backends
 from evosearch.rows import rows_of
@@ -338,7 +339,8 @@ def test_the_end_of_who_searches_is_theirs(tmp_path):
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_no_trial_of_chaos_ends_as_none_may(tmp_path):
+def test_no_trial_of_chaos_ends_as_none_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(chaos_workers, "STEPS", 5)
     told = str(chaos_workers.workers("shapes-flow", tmp_path, 1))
     ends = ", ".join(f"1 {what}, the same to the bit" for what in ("left alone", "killed", "stopped"))
     assert f"0 wrong: {ends}; killed, noticed after" in told
@@ -436,6 +438,33 @@ def test_a_model_that_cannot_be_loaded_is_told_as_if_it_were_loaded_here(tmp_pat
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]}')
     with pytest.raises(ValueError, match="is not complete: it has no vae"):
         es.search(str(tmp_path), "a", "jpeg", workers=1, progress=False)
+
+
+def test_a_nursery_whose_answer_is_not_waited_for_is_given_up(monkeypatch):
+    own = nursery()
+
+    class Impatient:
+        closed = False
+
+        def send(self, question):
+            raise KeyboardInterrupt
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(own, "_pipe", Impatient())
+    with pytest.raises(KeyboardInterrupt):
+        own.code(1)
+    assert not own.usable
+
+
+def test_the_code_of_a_worker_that_could_not_begin_is_known(tmp_path):
+    own, (here, there) = nursery(), socket.socketpair()
+    with here, there:
+        worker = own.start(there.fileno(), Place(dict(os.environ), sys.path, str(tmp_path / "gone")))
+        assert own.code(worker) == 1
+        own.kill(worker)
+        assert own.code(worker) == 1 and own.code(-1) is None
 
 
 class Silent:

@@ -13,6 +13,7 @@ import toy
 from test_journal import Cut, counting, outcome
 
 import evosearch as es
+from evosearch.decoding import exactly
 from evosearch.memory import OutOfMemory, exhausted, half, within
 
 
@@ -136,6 +137,7 @@ def test_where_memory_no_longer_suffices_for_any_the_search_ends():
         toy.found(pipe=own, algorithm="best_of_n", n=40, budget=None)
 
 
+@pytest.mark.filterwarnings("ignore:memory does not suffice for particle")
 def test_too_little_for_one_is_said(tmp_path):
     own, _ = lacking(shared(toy.sampler()), 0, "_denoise")
     with pytest.raises(OutOfMemory, match=r"does not suffice for one particle at a time .*offload="):
@@ -163,6 +165,28 @@ def test_the_decoder_goes_by_tiles_before_it_gives_up():
     sampler._decode = call
     assert sampler.decode(finished).shape[0] == 2
     assert sampler.batch_size == 1 and pipe.vae.use_tiling
+
+
+@pytest.mark.filterwarnings("ignore:memory does not suffice for particle")
+def test_what_the_decoder_has_no_memory_for_is_not_decoded_once_more():
+    case = pipelines.CASES["stable_diffusion"]
+    sampler = es.PipelineSampler(case.build(), "a red cat", steps=2, batch_size=2, **case.kwargs)
+    finished, _ = sampler.run(sampler.prior(3), 2)
+    own, tried = sampler._decode, []
+
+    def call(x):
+        tried.append(len(x))
+        if any(torch.equal(row, finished.x[1]) for row in x):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(x)
+
+    sampler.decode(finished[[0]])
+    sampler._decode = call
+    _, whole = exactly(sampler, finished)
+    assert whole.tolist() == [True, False, True] and sampler.left_out == {int(finished.id[1])}
+    before = len(tried)
+    exactly(sampler, finished[[1]])
+    assert len(tried) - before == 2  # at once, and alone
 
 
 def test_other_errors_are_not_taken_for_it():

@@ -429,8 +429,9 @@ def test_a_journal_of_a_later_schema_is_refused(tmp_path):
 
 
 def test_the_writer_ends_with_its_journal(tmp_path):
+    before = set(threading.enumerate())
     journal = RunJournal(tmp_path)
-    assert any(thread.name == "journal" for thread in threading.enumerate())
+    assert [thread.name for thread in set(threading.enumerate()) - before] == ["journal"]
     journal.close()
-    assert not any(thread.name == "journal" for thread in threading.enumerate())
+    assert not set(threading.enumerate()) - before
     assert blob_path(tmp_path, "abc").name == "abc.safetensors"

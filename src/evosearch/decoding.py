@@ -44,7 +44,8 @@ def exactly(sampler: Sampler, p: Population, again: bool = True) -> tuple[Tensor
     sound, exact = _finite(state), sampler.decode(p)
     whole = _finite(exact)
     precisely = getattr(sampler, "decode_precisely", None)
-    if (lost := sound & ~whole).any() and precisely is not None and again:
+    lost = sound & ~whole & ~torch.isin(p.id, torch.tensor([*getattr(sampler, "left_out", ())], dtype=torch.int64))
+    if lost.any() and precisely is not None and again:
         exact = exact.clone()
         exact[lost] = precisely(p[lost.nonzero()[:, 0]])
         whole = _finite(exact)

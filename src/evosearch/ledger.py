@@ -36,6 +36,7 @@ CREATE TABLE call (
 ) WITHOUT ROWID;
 CREATE TABLE event (time TEXT, kind TEXT, facts TEXT);
 """
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)  # the last: without our tables
 _HELD = 256 * 2**20  # bytes that may wait to be written
 _LOADED = 4  # blobs
 _OF_THE_SEARCH = ("start", "generation")
@@ -143,6 +144,8 @@ class RunJournal(Journal):
         except sqlite3.DatabaseError as error:
             if _full(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGED:
+                raise OSError(f"{path} cannot be opened ({error}); close what else reads it, and try again") from error
             self.damaged = path.with_name(f"damaged-{len([*self._folder.glob('damaged-*')])}.db")
             path.rename(self.damaged)
             _make(path)
@@ -232,7 +235,7 @@ def _sync(folder: Path) -> None:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path)
+    db = sqlite3.connect(path, timeout=60)  # a reader on a network file system keeps others out
     # Write-ahead logs need memory that all who read share, which no network file system gives.
     db.execute(f"PRAGMA journal_mode={'DELETE' if disk.shared(path) else 'WAL'}")
     db.execute("PRAGMA synchronous=FULL")

@@ -249,8 +249,8 @@ class PipelineSampler(BaseSampler):
         if vae is None or vae.dtype == torch.float32:
             return self.decode(p)
         before = vae.dtype
-        vae.to(torch.float32)
         try:
+            vae.to(torch.float32)
             return self.decode(p)
         finally:
             vae.to(before)

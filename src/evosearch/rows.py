@@ -48,9 +48,10 @@ def rows_of(folder: Path) -> Iterator[Row]:
         raise ValueError(f"run {folder} has no run.db")
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
-            yield from map(Row._make, db.execute("SELECT * FROM call ORDER BY kind, number"))
+            found = db.execute("SELECT * FROM call ORDER BY kind, number").fetchall()
     except sqlite3.DatabaseError as error:
         raise ValueError(f"run {folder}: run.db cannot be read ({error})") from error
+    yield from map(Row._make, found)
 
 
 def blob_path(folder: Path, name: str) -> Path:

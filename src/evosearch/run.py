@@ -147,7 +147,8 @@ def search(
                 session.settings["prompt_set"] = text.origin
             folder = None
             if path is not None:
-                disk.check_room(path, _likely_on_disk(session))
+                if not (resume and holds_run(path)):  # what is left to write of one that goes on nobody knows
+                    disk.check_room(path, _likely_on_disk(session))
                 folder = RunFolder(path, session.settings, told | {"fitted": session.fitted}, resume=resume)
             return session.run(asked.judges, folder, stop_at=stop_at, bars=bars, stop=stop)
 
@@ -217,7 +218,9 @@ def estimate(
 
 def _states(session: Session, nfe: int, state: int) -> int:
     """Bytes of particles with their x0 at every level that is kept; a journal has as many."""
-    return -(-nfe // session.own.steps) * 2 * state * (2 + len({*session.knobs.get("schedule", ())}))
+    schedule = session.knobs.get("schedule")
+    levels = len({*schedule}) if isinstance(schedule, list | tuple) else 0
+    return -(-nfe // session.own.steps) * 2 * state * (2 + levels)
 
 
 def _shown(session: Session, nfe: int, sample: int) -> int:

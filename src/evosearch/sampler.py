@@ -42,8 +42,9 @@ class BaseSampler(Stepper, ABC):
     _graph = False  # whether to keep what a gradient needs
     computed = 0
     """NFE computed so far, by every call together."""
-    # Particles in a row that memory did not suffice for, of each kind of work that it sufficed for once.
-    _lost: Mapping[str, int] = MappingProxyType({})
+    left_out: frozenset[int] = frozenset()
+    """Ids of particles that memory did not suffice for alone."""
+    _lost: Mapping[str, int] = MappingProxyType({})  # of these in a row, by what was to be done
     _sample: tuple[int, ...] = ()  # shape of the last one
 
     def predict(self, p: Population) -> Population:
@@ -176,21 +177,22 @@ class BaseSampler(Stepper, ABC):
     ) -> list[T]:
         """Do some work on particles, on as many at a time as memory suffices for.
 
-        One for which it does not suffice alone is lost, and is not finite from there on, if it did for others.
+        One for which it does not suffice alone is left out, and is not finite from there on, but not many in a row.
         """
         try:
             return [within(lambda: work(p), self._shrink)]
         except OutOfMemory:
-            if self.strict or self._graph or kind not in self._lost:
+            if self.strict or self._graph:
                 raise
         made = list[T]()
         for q in p.split(1):
             try:
                 made.append(within(lambda q=q: work(q), lambda: False))
             except OutOfMemory:
-                self._lost = {**self._lost, kind: self._lost[kind] + 1}
-                if self._lost[kind] == _MOST_LOST:
+                self._lost = {**self._lost, kind: self._lost.get(kind, 0) + 1}
+                if self._lost[kind] >= _MOST_LOST or (kind == "decode" and not self._sample):
                     raise
+                self.left_out |= {int(q.id)}
                 warn(f"memory does not suffice for particle {int(q.id):016x}, which is left out", stacklevel=2)
                 made.append(lost(q))
         return made

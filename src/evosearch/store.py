@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -53,31 +53,29 @@ class RunFolder:
     ) -> None:
         self.path, self._old = path, resume and holds_run(path)
         self._made = [] if self._old else _claim(path)
-        try:
-            self._lock = locked(path)
-        except Taken:
-            raise
-        except ValueError:
-            self._remove()
-            raise
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._remove)
+            try:
+                self._lock = locked(path)
+            except Taken:  # it is another's by now
+                undo.pop_all()
+                raise
+            undo.callback(os.close, self._lock)
             old = read_manifest(path) if self._old else None
-            if old is not None:
+            if old is None:
+                old = {"schema": _SCHEMA, "created": now(), "settings": settings, **(told or {})}
+            else:
                 check_same(path, old["settings"], settings)
+                old["resumed"] = [*old.get("resumed", []), now()]
             self.journal = RunJournal(path)
-        except BaseException:
-            os.close(self._lock)
-            raise
-        if old is None:
-            old = {"schema": _SCHEMA, "created": now(), "settings": settings, **(told or {})}
-        else:
-            old["resumed"] = [*old.get("resumed", []), now()]
-        self._manifest = {name: old[name] for name in _FROM_THE_BEGINNING if name in old} | {"status": "running"}
-        self._write_manifest()
-        self.log("start")
-        if self._old:
-            damaged = {} if self.journal.damaged is None else {"damaged": self.journal.damaged.name}
-            self.log("resume", **damaged)
+            undo.callback(self._close_journal)
+            self._manifest = {name: old[name] for name in _FROM_THE_BEGINNING if name in old} | {"status": "running"}
+            self._write_manifest()
+            self.log("start")
+            if self._old:
+                damaged = {} if self.journal.damaged is None else {"damaged": self.journal.damaged.name}
+                self.log("resume", **damaged)
+            undo.pop_all()
 
     def discard(self) -> None:
         """Undo the making of the folder, where nothing has been found and the arguments turned out to be wrong."""
@@ -87,8 +85,9 @@ class RunFolder:
     def _remove(self) -> None:
         if self._old:
             return
-        for file in ("manifest.json", "log.jsonl", "run.lock", "run.db", "run.db-wal", "run.db-shm"):
-            (self.path / file).unlink(missing_ok=True)
+        for file in ("manifest.json", "log.jsonl", "run.lock", "run.db*", "part-*"):
+            for path in self.path.glob(file):
+                path.unlink()
         shutil.rmtree(self.path / "blobs", ignore_errors=True)
         for folder in self._made:
             folder.rmdir()
@@ -173,6 +172,10 @@ class RunFolder:
             "genome": to_json(scored.genome),
             "nfe": scored.nfe,
         }
+
+    def _close_journal(self) -> None:
+        with suppress(OSError):  # what went wrong first is what is told
+            self.journal.close()
 
     def _release(self) -> None:
         """Write the journal to its end, and let others have the folder."""

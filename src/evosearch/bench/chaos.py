@@ -183,8 +183,6 @@ def full_disks(model: str, out: Path, trials: int) -> Trials:
         )
         ended = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
         if ended.returncode == 74 and "Traceback" not in ended.stderr:
-            if run.exists() and not (run / "manifest.json").exists():
-                shutil.rmtree(run)
             again = subprocess.run([*command, str(run)], capture_output=True, check=False)
             same = not again.returncode and outcome(run) == done
             end = "exit 74, then the same to the bit" if same else "ANOTHER END"

@@ -12,10 +12,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import traceback
 from contextlib import suppress
+from itertools import count
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any, NamedTuple, NoReturn
+
+_LOOKS = 1.0  # seconds between looks at whether the process that searches is there
+_DYING = 2.0  # seconds that a worker's end is waited for, to say what it ended with
 
 
 class Place(NamedTuple):
@@ -60,35 +66,51 @@ class Nursery:
     @property
     def usable(self) -> bool:
         """Whether it is up, and this process's own: one that was forked has another."""
-        return self._owner == os.getpid() and self._process.poll() is None
+        return self._owner == os.getpid() and not self._pipe.closed and self._process.poll() is None
 
     def start(self, handle: int, place: Place) -> int:
-        """A worker that talks over a socket; its process id.
+        """A worker that talks over a socket; the number by which it is known here.
 
         Raises:
-            OSError: This is no longer up.
+            OSError: It could not be started.
         """
-        try:
-            with self._lock:
-                self._pipe.send(place)
-                send_handle(self._pipe, handle, self.pid)
-                return self._pipe.recv()
-        except EOFError as error:
-            raise OSError("the process that workers are forked from has ended") from error
+        told = self._asked(("start", place), handle)
+        if isinstance(told, str):
+            raise OSError(told)
+        return told
 
-    def end(self, pid: int) -> int | None:
-        """Kill a worker, if it is up, and say what its process ended with; None where nobody knows."""
-        try:
-            with self._lock:
-                self._pipe.send(pid)
+    def kill(self, worker: int) -> None:
+        """End a worker, if it is up; its end is not waited for."""
+        with suppress(OSError):
+            self._asked(("kill", worker))
+
+    def code(self, worker: int) -> int | None:
+        """What a worker's process has ended with; None where it does not end, or nobody knows."""
+        with suppress(OSError):
+            return self._asked(("code", worker))
+        return None
+
+    def _asked(self, question: Any, handle: int | None = None) -> Any:
+        with self._lock:
+            try:
+                self._pipe.send(question)
+                if handle is not None:
+                    send_handle(self._pipe, handle, self.pid)
                 return self._pipe.recv()
-        except (EOFError, OSError):
-            return None
+            except BaseException as error:  # the answer that is still to come would be taken for another's
+                self._pipe.close()
+                if isinstance(error, EOFError):
+                    raise OSError("the process that workers are forked from has ended") from error
+                raise
 
     def _close(self) -> None:
-        if self.usable:
-            self._pipe.close()
-            self._process.wait()
+        if self._owner != os.getpid():
+            return
+        self._pipe.close()
+        try:
+            self._process.wait(2 * _DYING)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
 _own: Nursery | None = None
@@ -104,28 +126,53 @@ def nursery() -> Nursery:
         return _own
 
 
-def main(handle: int) -> None:
-    """Be a nursery, until nobody asks any more."""
+def main(handle: int, parent: int) -> None:
+    """Be a nursery, as long as the process that searches is there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from evosearch.executors import processes
 
-    ended = dict[int, int]()
+    numbers, up, ended = count(1), dict[int, int](), dict[int, int]()
     with suppress(EOFError, OSError), Connection(handle) as asks:
         while True:
-            asked: Place | int = asks.recv()
-            if isinstance(asked, int):
-                if asked not in ended:  # until then its number is no other process's
-                    os.kill(asked, signal.SIGKILL)
-                    ended[asked] = os.waitstatus_to_exitcode(os.waitpid(asked, 0)[1])
-                asks.send(ended[asked])
+            while not asks.poll(_LOOKS):
+                _reap(up, ended)
+                if os.getppid() != parent:  # another process may have a copy of the pipe
+                    return
+            what, about = asks.recv()
+            if what == "start":
+                theirs = recv_handle(asks)
+                try:
+                    pid = os.fork()
+                except OSError as error:
+                    asks.send(f"no worker can be started ({error.strerror})")
+                else:
+                    if not pid:
+                        asks.close()
+                        _be_worker(processes.main, theirs, about)
+                    number = next(numbers)
+                    up[number] = pid
+                    asks.send(number)
+                os.close(theirs)
                 continue
-            theirs = recv_handle(asks)
-            pid = os.fork()
-            if not pid:
-                asks.close()
-                _be_worker(processes.main, theirs, asked)
-            os.close(theirs)
-            asks.send(pid)
+            _reap(up, ended)
+            if what == "kill":
+                if about in up:  # as long as it is not reaped, its process id is no other's
+                    os.kill(up[about], signal.SIGKILL)
+                asks.send(None)
+            else:
+                until = time.monotonic() + _DYING
+                while about in up and time.monotonic() < until:
+                    time.sleep(0.01)
+                    _reap(up, ended)
+                asks.send(ended.get(about))
+
+
+def _reap(up: dict[int, int], ended: dict[int, int]) -> None:
+    for number, pid in list(up.items()):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            ended[number] = os.waitstatus_to_exitcode(status)
+            del up[number]
 
 
 def _be_worker(work: Any, handle: int, place: Place) -> NoReturn:
@@ -137,9 +184,14 @@ def _be_worker(work: Any, handle: int, place: Place) -> NoReturn:
         os.chdir(place.folder)
         work(handle)
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
         os._exit(code)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), os.getppid())

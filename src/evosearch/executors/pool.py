@@ -22,6 +22,7 @@ from evosearch.executors.worker import About
 DEADLINE = 600.0  # seconds without a sign of life, as long as it is not known how long anything takes
 STARTING = 1800.0  # of a worker that loads a model
 _LEAST, _TIMES = 60.0, 20  # a deadline is so many times the longest silence of those that came to an end
+_COMPUTES = ("run", "decode", "score", "judge")  # questions that a deadline is for
 _PARTING = 15.0  # seconds until one that does not end is left to the end of this process
 _TRIES = 3  # workers that one question may cost, and workers in a row that do not start
 
@@ -276,6 +277,9 @@ class Pool:
     def _asked(self, lane: Lane, job: _Job, known: set[str]) -> Any:
         """What a worker gives; the error where it raises one."""
         new = [name for name in job.about if name not in known]
+        if new and job.method in _COMPUTES:  # what it takes to get ready says nothing of how long an answer may take
+            self._asked(lane, _Job("ready", job.args, job.about), known)
+            new = []
         loads = bool(new) or not job.about
         question = pickle.dumps(([(name, self._definitions[name]) for name in new], job.method, job.args))
         said, silence = lane.ask(question, self._patience(loads))

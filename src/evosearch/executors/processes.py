@@ -35,7 +35,7 @@ class ProcessLane:
         with theirs:
             self._nursery = nursery()
             try:
-                self._pid = self._nursery.start(theirs.fileno(), Place(environment, sys.path, os.getcwd()))
+                self._number = self._nursery.start(theirs.fileno(), Place(environment, sys.path, os.getcwd()))
             except OSError as error:
                 ours.close()
                 raise WorkerLost(str(error)) from error
@@ -58,11 +58,11 @@ class ProcessLane:
                     return said, silence
         except (EOFError, OSError) as error:
             self.close()
-            raise WorkerLost(f"its process ended with {self._nursery.end(self._pid)}") from error
+            raise WorkerLost(f"its process ended with {self._nursery.code(self._number)}") from error
 
     def stop(self) -> None:
         """See `evosearch.executors.pool.Lane`."""
-        self._nursery.end(self._pid)
+        self._nursery.kill(self._number)
 
     def close(self) -> None:
         """See `evosearch.executors.pool.Lane`."""

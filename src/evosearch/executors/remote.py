@@ -277,7 +277,12 @@ class RemoteReward:
         except Deadly:
             if len(samples) == 1:
                 return torch.full((1,), torch.nan)
-        return torch.cat([self(samples[[k]], [prompt]) for k, prompt in enumerate(prompts)])
+        found = torch.full((len(samples),), torch.nan)
+        for k, prompt in enumerate(prompts):
+            found[[k]] = self(samples[[k]], [prompt])
+            if k and found[: k + 1].isnan().all():  # it is not for one sample that it costs lives
+                break
+        return found
 
     def begin_scoring(self, samples: Tensor, prompts: list[str]) -> None:
         """Have samples scored, of which what stands for them is given, before anybody asks for it."""

@@ -214,6 +214,14 @@ class Worker:
         given = self._reward(*reward)(samples.float() / 255, prompts)
         return torch.as_tensor(given).detach().float().cpu()
 
+    def ready(self, *asked: Any) -> None:
+        """Load what a question will need, by the names in it."""
+        for each in asked:
+            if isinstance(each, str):
+                self._sampler(each)
+            elif isinstance(each, tuple) and each and each[0] in self._defined:
+                self.prepare(cast(tuple[str, int, float | None], each))
+
     def prepare(self, reward: tuple[str, int, float | None]) -> None:
         """Have a reward load its weights."""
         rewards.prepare(self._reward(*reward))
