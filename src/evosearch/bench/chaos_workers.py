@@ -24,7 +24,7 @@ from evosearch.run import search
 
 DEADLINE = 2.0  # seconds, of those that hang
 _NOTICED = {"killed": 5.0, "stopped": DEADLINE + 8.0, "node killed": 5.0}  # seconds after which it has to be
-_AT = 8  # samples that are scored before anything befalls anybody
+_AT = 4  # samples that are scored before anything befalls anybody
 
 
 class Judged:
@@ -59,7 +59,8 @@ class Judged:
         lines, once, befalls, pause = self._lines, self._once, self._befalls, self._pause
 
         def reward(samples: Any, prompts: list[str]) -> Any:
-            if befalls is not None and lines.exists() and len(lines.read_bytes()) > 65 * _AT and not once.exists():
+            before = len(lines.read_text().split()) if lines.exists() else 0
+            if befalls is not None and before >= _AT and not once.exists():
                 once.touch()
                 befalls()
             time.sleep(pause)
