@@ -190,7 +190,10 @@ def test_its_failure_is_one_sentence(install, entry, message):
 
 def test_nothing_of_it_is_imported_unasked(install):
     folder = install(["redness = other_rewards:red"])
-    code = "import sys, evosearch.rewards; evosearch.rewards.load('jpeg'); sys.exit('other_rewards' in sys.modules)"
+    code = (
+        "import sys, evosearch as es; [getattr(es, name) for name in es.__all__]; es.rewards.load('jpeg');"
+        "sys.exit('other_rewards' in sys.modules)"
+    )
     environment = {"PYTHONPATH": ":".join([str(folder), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -107,6 +107,12 @@ def test_nothing_invalid_is_picked_where_something_valid_is(temperature):
         _check_picks(values[torch.randint(len(values), (int(rows),), generator=rng)], size, seed, temperature)
 
 
+@for_all_rewards
+@given(some_rewards, st.integers(1, 4), st.integers(0, 2**32), st.sampled_from([0.0, 0.3]))
+def test_nothing_invalid_is_picked_of_any_numbers(rewards, size, seed, temperature):
+    _check_picks(torch.tensor(rewards), size, seed, temperature)
+
+
 def _check_picks(reward, size, seed, temperature):
     if reward.isfinite().any():
         assert reward[top(reward, 3 * size)].isfinite().all()
